@@ -1,0 +1,1 @@
+"""Stand-ins for the modules of lockfile 0.12.2."""

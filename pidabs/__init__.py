@@ -1,0 +1,38 @@
+"""Locks that die with their holder: a replacement for PID files and lock files on Linux.
+
+General layout, each file importing only what stands above it:
+
+    _errors       what can go wrong
+    _names        name or path -> address, and back
+    _linux        constants and calls that Python lacks
+    _descriptors  which sockets of this process are ours
+    _diag         what the kernel lists about unix sockets
+    _holder       who holds a lock
+    _queue        the whole protocol: bind, join, receive, hand over
+    _mirror       the optional PID file
+    _inherit      what a forked child inherits
+    _lock         Lock
+    _listing      the locks of this host
+    cli/          the command
+
+Beside it stands pidabs.compat, the stand-ins for other libraries' locks; it uses what is public here.
+"""
+
+from ._errors import AlreadyHeld, LockError, MirrorError, NotHeld, Timeout, Unsupported
+from ._holder import Holder, holder
+from ._listing import LockInfo, list_locks
+from ._lock import Lock
+
+__all__ = [
+    "AlreadyHeld",
+    "Holder",
+    "Lock",
+    "LockError",
+    "LockInfo",
+    "MirrorError",
+    "NotHeld",
+    "Timeout",
+    "Unsupported",
+    "holder",
+    "list_locks",
+]

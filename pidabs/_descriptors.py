@@ -1,0 +1,186 @@
+"""Which sockets of this process are ours.
+
+Rules:
+- Every socket of a lock is a `Socket`, and `known` from before it is bound or connected until it is closed.
+- What the kernel hands us as a bare number (accept, SCM_RIGHTS) becomes a Socket under `guard`; forks and sweeps hold
+  `guard` too, so a fork never copies, and a sweep never closes, what another thread is just receiving.
+- `known` is weak: a Socket that an exception dropped on its way into a variable closes itself.
+- A number in `known` may have become somebody else's file: DaemonContext closes every descriptor behind our back, and
+  the numbers come back.  So look before you use (`is_listener`) and before you close (`abandon`).
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from _socket import socket
+from _weakref import ref
+
+from ._linux import AF_UNIX, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, SCM_RIGHTS, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, is_unix_stream
+from ._names import PREFIX
+
+_NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
+# Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
+_CONTROL_SPACE = 24
+_MAX_SCANNED = 65536
+_SWEEP_TRIES = 16
+
+
+class Socket(socket):
+    """A socket of ours: close-on-exec and non-blocking.  A subclass only so that it can be referenced weakly."""
+
+    __slots__ = ("__weakref__",)
+
+
+guard = _thread.RLock()
+known: dict[int, ref[Socket]] = {}
+
+_inspected: list[socket] = []
+
+
+def open_socket() -> Socket:
+    """A new socket, known before anybody can fork."""
+    with guard:
+        sock = Socket(AF_UNIX, _NONBLOCKING_STREAM)
+        known[sock.fileno()] = ref(sock)
+    return sock
+
+
+def accept(listener: Socket) -> Socket:
+    """The head of the queue.  Raises BlockingIOError when there is none."""
+    with guard:
+        fd, _ = listener._accept()
+        return _adopt(fd)
+
+
+def receive_message(conn: Socket) -> tuple[bytes, list[Socket], int]:
+    """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags."""
+    with guard:
+        data, ancillary, flags, _ = conn.recvmsg(2, _CONTROL_SPACE, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
+        passed = []
+        for level, kind, payload in ancillary:
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                for fd in memoryview(payload).cast("i"):
+                    try:
+                        passed.append(_adopt(fd))
+                    except OSError:
+                        os.close(fd)
+    return data, passed, flags
+
+
+def _adopt(fd: int) -> Socket:
+    sock = Socket(AF_UNIX, _NONBLOCKING_STREAM, 0, fd)
+    known[fd] = ref(sock)
+    return sock
+
+
+def close(sock: Socket) -> None:
+    """Close a socket that is certainly still ours.  Closing twice is harmless."""
+    with guard:  # else a newcomer could be given the number in between, and lose its entry
+        if is_known(sock):
+            del known[sock.fileno()]
+            sock.close()
+        else:
+            sock.detach()
+
+
+def abandon(sock: Socket) -> None:
+    """Close a socket if it is still ours; forget it if its descriptor has become another file."""
+    try:
+        name = sock.getsockname()
+    except OSError:
+        name = None
+    # A waiter's connection and a socket before its bind have no name.
+    if name == "" or (isinstance(name, bytes) and name.startswith(PREFIX)):
+        close(sock)
+    else:
+        sock.detach()
+
+
+def is_known(sock: Socket) -> bool:
+    """Whether the socket's number has not been closed, nor become another socket of ours."""
+    entry = known.get(sock.fileno())
+    return entry is not None and entry() is sock
+
+
+def is_listener(sock: Socket, address: bytes) -> bool:
+    """Whether the socket is still what it was when it got its name."""
+    try:
+        return sock.getsockname() == address and is_known(sock)
+    except OSError:
+        return False
+
+
+def is_connection(sock: Socket, address: bytes) -> bool:
+    """Whether the socket is still our connection to the queue of this address."""
+    try:
+        return sock.getpeername() == address and is_known(sock)
+    except OSError:
+        return False
+
+
+def sweep(address: bytes) -> None:
+    """After an exception that may have struck anywhere: close every socket of this address that nobody knows.
+
+    A signal handler can raise between a system call's return and the assignment of its result; then the number of an
+    accepted connection or a granted listener is lost, and with it a waiter or the lock.  Another exception on the way
+    does not stop the sweep: the first is on its way to the caller already.
+    """
+    for _ in range(_SWEEP_TRIES):
+        try:
+            _release_guard()
+            with guard:
+                _sweep(address)
+            return
+        except BaseException:  # noqa: BLE001, S112
+            continue
+
+
+def _release_guard() -> None:
+    """Undo what a tracing function's exception in a `with guard` left locked.  (A signal handler's cannot.)"""
+    try:
+        while True:
+            guard.release()
+    except RuntimeError:
+        pass
+
+
+def _sweep(address: bytes) -> None:
+    _put_back()
+    for fd in _open_descriptors():
+        entry = known.get(fd)
+        if entry is not None and entry() is not None:
+            continue
+        try:
+            # Straight from C into the list: an exception must never find this object on the stack and close, with it,
+            # a file that is not ours.  The type is spelled out, else socket.setdefaulttimeout() would change the file.
+            _inspected.extend(map(socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
+            if is_unix_stream(_inspected[-1]) and address in _names(_inspected[-1]):
+                _inspected[-1].close()
+        except OSError:
+            pass
+        _put_back()
+
+
+def _put_back() -> None:
+    for sock in _inspected:
+        sock.detach()
+    _inspected.clear()
+
+
+def _names(sock: socket) -> tuple[object, object]:
+    """Its own name, which accepted connections and listeners have, and its peer's, which a waiting connection has."""
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:
+        return sock.getsockname(), None
+
+
+def _open_descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # no /proc, or no descriptor left to read it with
+        from resource import RLIMIT_NOFILE, getrlimit
+
+        soft = getrlimit(RLIMIT_NOFILE)[0]
+        return list(range(_MAX_SCANNED if soft < 0 else min(soft, _MAX_SCANNED)))

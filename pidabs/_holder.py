@@ -1,0 +1,228 @@
+"""Who holds a lock, in the kernel's words.
+
+SO_PEERCRED of a connection names who last called listen(); SO_PEERPIDFD (Linux 6.5) adds a pidfd, and every signal goes
+through that, so a recycled pid cannot be hit.  Older kernels: pidfd_open, kept only if that process has the lock's
+socket open; whoever may signal a process may look that up, so nothing is lost.
+
+A connection leaves a dead entry in the holder's queue: do not ask in a loop.  A dead pidfd does not mean that the lock is
+free, since a grant may be in flight: only bind decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from time import sleep
+
+from . import _diag, _linux
+from ._descriptors import Socket, abandon, open_socket
+from ._errors import LockError
+from ._names import resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._names import Name
+
+_CONNECT_TRIES = 20  # over about 10 ms; between bind and listen pass microseconds
+
+
+class Holder:
+    """The process that holds a lock: `pid`, `uid` and `gid` are the kernel's.
+
+    `pid` is None where the holder's pid namespace is not visible from ours, or the kernel could not be asked; `uid` and
+    `gid` are None in the latter case only.  uid and gid are those of the moment the lock was taken.
+    """
+
+    __slots__ = ("_identity", "_pidfd", "gid", "pid", "uid")
+
+    def __init__(self, pid: int | None, uid: int | None, gid: int | None, *, pidfd: int | None = None) -> None:
+        self.pid = pid or None
+        self.uid = uid
+        self.gid = gid
+        self._pidfd = pidfd
+        self._identity = None if pidfd is None else _linux.file_identity(pidfd)
+
+    @property
+    def command(self) -> str | None:
+        """Its command line, or its name where there is none; None if it is gone or cannot be seen."""
+        if self.pid is None or not _proc_is_ours():
+            return None
+        text = _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ") or _read_proc(self.pid, "comm").strip()
+        # Alive after the read, so the pid was still this process while we read.
+        return os.fsdecode(text) or None if self._pidfd is None or not self.wait(0) else None
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, never another process that got the same pid since.
+
+        Raises ProcessLookupError if it is gone, PermissionError if we may not, LockError if the kernel gave us no handle
+        to it or its pid namespace is out of our reach.
+        """
+        from signal import pidfd_send_signal
+
+        try:
+            pidfd_send_signal(self._handle(), sig)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            raise LockError(f"cannot signal {self}: its pid namespace is not visible from here") from exc
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has exited, at most `timeout` seconds: whether it has.  A zombie has exited.
+
+        Raises LockError if the kernel gave us no handle to it.
+        """
+        from select import POLLIN, poll
+
+        poller = poll()
+        poller.register(self._handle(), POLLIN)
+        return bool(poller.poll(None if timeout is None else max(0, timeout) * 1000))
+
+    def terminate(self, timeout: float | None = None, kill: bool = False) -> bool:
+        """SIGTERM, then wait at most `timeout` seconds; with `kill`, SIGKILL after that, and wait as long again.
+
+        Whether it has exited.  Raises what `send_signal` raises, but for a process that is gone already.
+        """
+        from signal import SIGKILL, SIGTERM
+
+        for sig in (SIGTERM, SIGKILL) if kill else (SIGTERM,):
+            try:
+                self.send_signal(sig)
+            except ProcessLookupError:
+                return True
+            if self.wait(timeout):
+                return True
+        return False
+
+    def _handle(self) -> int:
+        if self._pidfd is None or self._identity is None:
+            raise LockError(f"no handle to {self}: the kernel gave none")
+        if not _linux.is_file(self._pidfd, self._identity):
+            raise LockError(f"the handle to {self} is lost: its descriptor was closed, as DaemonContext does")
+        return self._pidfd
+
+    def __del__(self) -> None:
+        # Not a number that was closed behind our back and given to another file.
+        if self._pidfd is not None and self._identity and _linux.is_file(self._pidfd, self._identity):
+            os.close(self._pidfd)
+
+    def __str__(self) -> str:
+        who = "a process that is not visible from here" if self.pid is None else f"pid {self.pid}"
+        about = [] if self.uid is None else [f"uid {self.uid}"]
+        about += [repr(command)] if (command := self.command) else []
+        return who + (f" ({', '.join(about)})" if about else "") + self._elsewhere()
+
+    def _elsewhere(self) -> str:
+        """The hint for the one surprise of a name that no file stands behind: two containers that use the same path."""
+        ours, theirs = _mount_namespace("self"), _mount_namespace(str(self.pid)) if _proc_is_ours() else None
+        if self.pid is None or (ours and theirs and ours != theirs):
+            return ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
+        return ""
+
+    def __repr__(self) -> str:
+        return f"<Holder pid={self.pid} uid={self.uid} gid={self.gid}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Holder) and (self.pid, self.uid, self.gid) == (other.pid, other.uid, other.gid)
+
+    def __hash__(self) -> int:
+        return hash((self.pid, self.uid, self.gid))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.pid, self.uid, self.gid)  # a pidfd does not travel
+
+
+def holder(name: Name) -> Holder | None:
+    """Who holds the lock of this name or path; None if nobody does.
+
+    Raises OSError where the kernel cannot be asked.
+    """
+    return ask(resolve(name)[1])
+
+
+def ask(address: bytes) -> Holder | None:
+    """Who holds the lock of this address."""
+    sock = open_socket()
+    try:
+        for attempt in range(_CONNECT_TRIES):
+            try:
+                sock.connect(address)
+            except ConnectionRefusedError:
+                if _diag.find(address) is None:
+                    return None
+                sleep(attempt * 0.00005)  # taken, and about to listen, or let go
+            except (BlockingIOError, PermissionError):
+                break  # a full queue, or Landlock
+            else:
+                return of_peer(sock, address)
+        return _guess(address)
+    finally:
+        abandon(sock)
+
+
+def of_peer(sock: Socket, address: bytes) -> Holder:
+    """The holder at the other end of a connection, or of our own listener."""
+    pid, uid, gid = _linux.peer_credentials(sock)
+    pidfd = _linux.peer_pidfd(sock)
+    if pidfd is None and pid:
+        pidfd = _open_verified(pid, address)
+    return Holder(pid, uid, gid, pidfd=pidfd)
+
+
+def _guess(address: bytes) -> Holder | None:
+    """Who has the lock's socket open, where it cannot be connected to."""
+    listed = _diag.find(address)
+    if listed is None:
+        return None
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc") if _proc_is_ours() else ())):
+        if _has_open(pid, listed.inode) and (pidfd := _open_verified(pid, address)) is not None:
+            status = os.stat(f"/proc/{pid}")
+            return Holder(pid, status.st_uid, status.st_gid, pidfd=pidfd)
+    return Holder(None, listed.uid, None)
+
+
+def _open_verified(pid: int, address: bytes) -> int | None:
+    """A pidfd of `pid` if that process has the socket of `address` open."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+    try:
+        listed = _diag.find(address)
+        if listed is not None and _has_open(pid, listed.inode):
+            return pidfd
+    except OSError:
+        pass
+    os.close(pidfd)
+    return None
+
+
+def _has_open(pid: int, inode: int) -> bool:
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(_link(f"/proc/{pid}/fd/{number}") == f"socket:[{inode}]" for number in numbers)
+
+
+def _mount_namespace(process: str) -> str | None:
+    return _link(f"/proc/{process}/ns/mnt")
+
+
+def _link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _read_proc(pid: int, file: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/{file}", "rb") as opened:
+            return opened.read(4096)
+    except OSError:
+        return b""
+
+
+def _proc_is_ours() -> bool:
+    """Whether /proc counts pids as we do; in a container it may be the host's."""
+    return _link("/proc/self") == str(os.getpid())

@@ -1,0 +1,108 @@
+"""The kernel's constants and calls that Python lacks, each with the Linux version it came with, probed when used.
+
+Importable everywhere; `supported()` says whether the rest of pidabs can work here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from _socket import socket
+from struct import Struct
+
+AF_UNIX = 1
+SOCK_STREAM = 1
+SOCK_NONBLOCK = 0o4000
+SOL_SOCKET = 1
+SCM_RIGHTS = 1
+SHUT_RDWR = 2
+MSG_CTRUNC = 0x8
+MSG_DONTWAIT = 0x40
+MSG_NOSIGNAL = 0x4000
+MSG_CMSG_CLOEXEC = 0x40000000
+POLLIN = 0x1
+
+_SO_TYPE = 3
+_SO_PEERCRED = 17
+_SO_ACCEPTCONN = 30
+_SO_DOMAIN = 39
+_SO_NETNS_COOKIE = 71  # Linux 5.14
+_SO_PEERPIDFD = 77  # Linux 6.5
+
+_UCRED = Struct("iII")
+_overflow: int | None = None
+
+
+def supported() -> bool:
+    """Whether this system has abstract unix sockets at all."""
+    return sys.platform in ("linux", "android")
+
+
+def peer_credentials(sock: socket) -> tuple[int, int, int]:
+    """(pid, uid, gid) of the socket's peer, or of whoever last called listen(); pid 0 if its pid namespace is hidden."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, _SO_PEERCRED, _UCRED.size))
+    return pid, uid, gid
+
+
+def peer_pidfd(sock: socket) -> int | None:
+    """A pidfd of the peer (Linux 6.5); None where the kernel has none, or the peer has been reaped."""
+    try:
+        return sock.getsockopt(SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return None
+
+
+def is_unix_stream(sock: socket) -> bool:
+    """Whether it is an AF_UNIX, SOCK_STREAM socket, whatever the Python object takes it for.  Raises OSError if none."""
+    return sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
+
+
+def is_listening(sock: socket) -> bool:
+    return sock.getsockopt(SOL_SOCKET, _SO_ACCEPTCONN) == 1
+
+
+def network_namespace(sock: socket) -> bytes:
+    """A cookie of the socket's network namespace (Linux 5.14); empty on older kernels."""
+    try:
+        return sock.getsockopt(SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        return b""
+
+
+def trusted(uid: int) -> bool:
+    """Whether a peer of this uid may be granted a lock, and believed when it grants one: root and ourselves.
+
+    Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in particular.
+    """
+    return uid in (0, os.geteuid()) and uid != _overflow_uid()
+
+
+def _overflow_uid() -> int:
+    global _overflow
+    if _overflow is None:
+        try:
+            with open("/proc/sys/kernel/overflowuid", "rb") as file:
+                _overflow = int(file.read())
+        except (OSError, ValueError):
+            _overflow = 65534
+    return _overflow
+
+
+def file_identity(fd: int) -> tuple[int, int]:
+    """What tells one open file from another that came to the same descriptor later: device and inode."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def is_file(fd: int, identity: tuple[int, int]) -> bool:
+    """Whether `fd` is still the file that had this identity; false once it is closed."""
+    try:
+        return file_identity(fd) == identity
+    except OSError:
+        return False
+
+
+def denied(exc: OSError) -> bool:
+    """Whether the error of socket() or bind() means that a sandbox forbids abstract sockets."""
+    return exc.errno in (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.ENOSYS, errno.EPROTONOSUPPORT)

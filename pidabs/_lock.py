@@ -1,0 +1,332 @@
+"""Lock: what a program holds.  The protocol is in _queue.py; this drives its steps and keeps the lock's state."""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import sys
+from _weakref import ref
+from select import poll
+from time import monotonic, sleep
+
+from . import _descriptors, _diag, _holder, _linux, _queue
+from ._errors import AlreadyHeld, MirrorError, NotHeld, Timeout, Unsupported
+from ._holder import Holder
+from ._inherit import AcrossFork
+from ._linux import POLLIN
+from ._mirror import Mirror
+from ._names import is_path, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import EllipsisType, TracebackType
+    from typing import TypeVar
+
+    from ._names import Name
+
+    T = TypeVar("T")
+
+_LONGEST_POLL = 1 << 30  # ms
+_INFINITE = float("inf")
+_UNDO_TRIES = 16
+
+_held: dict[bytes, ref[Lock]] = {}
+"""The locks of this process by address.  Only a hint, for self-deadlock and exit: `Lock.held` asks the kernel."""
+
+
+class Lock:
+    """A lock that dies with its holder.
+
+    `name` with a slash, or an os.PathLike, is a path: it is made absolute now, and no file is needed or made there.  Any
+    other name stands for itself.  Everybody in this network namespace who uses the name excludes each other.
+
+    `timeout` is the default of `acquire`.  `mirror` keeps a PID file, for people and tools: at the path it names, or, if
+    True, at the lock's own.  `scope` (default: $PIDABS_SCOPE) sets locks of one name apart.
+
+    A lock belongs to the process: any thread may release it, a forked child does not hold it (see `across_fork`).  It is not
+    reentrant.  A lock that is garbage-collected while held warns (ResourceWarning) and is released.
+
+    Raises TypeError or ValueError for bad arguments, Unsupported where there are no abstract sockets.
+    """
+
+    __slots__ = ("__weakref__", "_mirror", "_mirror_path", "_owner", "_ref", "_sock", "_timeout", "address", "name")
+
+    def __init__(
+        self,
+        name: Name,
+        *,
+        timeout: float | None = None,
+        mirror: bool | str | os.PathLike[str] = False,
+        scope: str | None = None,
+    ) -> None:
+        self._sock: _descriptors.Socket | None = None
+        self._mirror: Mirror | None = None
+        if not _linux.supported():
+            raise Unsupported(f"cannot make lock {name!r}: {sys.platform} has no abstract unix sockets; pidabs needs Linux")
+        if mirror is True and not is_path(name):
+            raise ValueError(f"mirror=True needs a path for a name, to write the PID file to, not {name!r}")
+        self.name, self.address = resolve(name, scope)
+        self._mirror_path = self.name if mirror is True else resolve(_as_path(mirror))[0] if mirror else None
+        self._timeout = _checked(timeout)
+        self._owner = 0
+        self._ref = ref(self)
+
+    def acquire(self, timeout: float | None | EllipsisType = ...) -> Lock:
+        """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
+
+        Raises Timeout, AlreadyHeld if this thread holds it already (through this object; or through any, and would wait
+        for ever), MirrorError (then it is not held), OSError if there are no descriptors left.
+        """
+        seconds = self._timeout if timeout is ... else _checked(timeout)
+        if self._sock is not None:
+            self._check_not_ours()
+        sock = None
+        try:
+            sock = _descriptors.open_socket()
+            if not _queue.bind(sock, self.address):
+                sock = self._wait(sock, seconds)
+            if sock is not None:
+                self._own(sock)
+                return self
+        except BaseException as exc:
+            self._undo(sock)
+            if isinstance(exc, OSError):
+                exc.filename = self.name
+                if _linux.denied(exc):
+                    raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
+            raise
+        raise Timeout(self.name, seconds or 0.0, self.holder)
+
+    def release(self) -> None:
+        """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
+        sock = None
+        try:
+            with _descriptors.guard:  # of two threads that release, one does
+                if self.held:
+                    sock = self._sock
+                    self._sock = None
+            if sock is not None:
+                _held.pop(self.address, None)
+                if self._mirror is not None:
+                    self._remove_mirror()
+                if not _queue.close_if_idle(sock):
+                    _run(_queue.hand_over(sock))
+                return
+        except BaseException:
+            self._undo(sock or self._sock)
+            raise
+        raise NotHeld(self._why_not_held())
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock, checked with the kernel: a forked child does not."""
+        sock = self._sock
+        return sock is not None and _descriptors.is_listener(sock, self.address)
+
+    def locked(self) -> bool:
+        """Whether anybody holds the lock.  Leaves no trace in its queue; raises OSError if the kernel cannot be asked."""
+        return self.held or _diag.find(self.address) is not None
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, None if nobody does.  Raises OSError if the kernel cannot be asked."""
+        if self._sock is not None and self.held:
+            return _holder.of_peer(self._sock, self.address)
+        return _holder.ask(self.address)
+
+    def waiters(self) -> int:
+        """How many wait for the lock.  Raises OSError if the kernel cannot be asked."""
+        listed = _diag.find(self.address)
+        if listed is None:
+            return 0
+        try:
+            queue = _diag.queue(listed.inode)
+        except OSError:
+            return listed.queued  # the dead are counted too
+        if self._sock is not None and self.held:
+            _queue.drain(self._sock, queue)
+        return sum(1 for inode in queue if inode)
+
+    def fileno(self) -> int:
+        """The descriptor of the held lock, for DaemonContext(files_preserve=[lock]).  Raises NotHeld."""
+        if self._sock is None or not self.held:
+            raise NotHeld(self._why_not_held())
+        return self._sock.fileno()
+
+    def across_fork(self) -> AcrossFork:
+        """`with lock.across_fork():` each fork by this thread moves the lock to the child; the parent holds it no more.
+
+        For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal.
+        """
+        return AcrossFork(self)
+
+    def __enter__(self) -> Lock:
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.name!r}{' held' if self.held else ''}>"
+
+    def __del__(self) -> None:
+        if self._sock is not None and self.held:
+            import warnings
+
+            warnings.warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
+            self.release()
+        elif self._sock is not None:
+            _descriptors.abandon(self._sock)
+
+    # What acquire and release are made of ---------------------------------------------------------------------------
+
+    def _check_not_ours(self) -> None:
+        sock = self._sock
+        if self.held:
+            if self._owner == _thread.get_ident():
+                raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
+        elif sock is not None:  # lost, or left behind by a fork
+            _descriptors.abandon(sock)
+            self._sock = None
+
+    def _wait(self, sock: _descriptors.Socket, seconds: float | None) -> _descriptors.Socket | None:
+        if seconds == 0:
+            _descriptors.close(sock)
+            return None
+        if seconds is None:
+            self._check_deadlock()
+        return _run(_queue.wait(sock, self.address, None if seconds is None else monotonic() + seconds))
+
+    def _check_deadlock(self) -> None:
+        entry = _held.get(self.address)
+        other = entry() if entry is not None else None
+        if other is not None and other.held and other._owner == _thread.get_ident():
+            raise AlreadyHeld(f"cannot wait for lock {self.name!r}: this thread holds it already, through another object")
+
+    def _own(self, sock: _descriptors.Socket) -> None:
+        self._owner = _thread.get_ident()
+        self._sock = sock
+        _held[self.address] = self._ref
+        if self._mirror_path is not None:
+            try:
+                self._mirror = Mirror(self._mirror_path)
+            except OSError as exc:
+                self.release()
+                raise MirrorError(
+                    f"cannot acquire lock {self.name!r}: its PID file {self._mirror_path!r} cannot be written: {exc.strerror}"
+                ) from exc
+
+    def _remove_mirror(self) -> None:
+        mirror, self._mirror = self._mirror, None
+        try:
+            if mirror is not None:
+                mirror.remove()
+        except OSError as exc:
+            import warnings
+
+            warnings.warn(f"PID file {self._mirror_path!r} of lock {self.name!r} was left behind: {exc}", stacklevel=3)
+
+    def _undo(self, sock: _descriptors.Socket | None) -> None:
+        """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
+        for _ in range(_UNDO_TRIES):
+            try:
+                if sock is not None:
+                    if self._sock is sock:
+                        self._sock = None
+                    if self._sock is None:
+                        _held.pop(self.address, None)
+                        self._remove_mirror()
+                    _descriptors.abandon(sock)
+                _descriptors.sweep(self.address)
+                return
+            except BaseException:  # noqa: BLE001, S112
+                continue
+
+    def _why_not_held(self) -> str:
+        if self._sock is None:
+            return f"cannot release lock {self.name!r}: it is not held by this object"
+        return (
+            f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless it is told "
+            "files_preserve=[lock], or the process forked without `with lock.across_fork()`"
+        )
+
+    # What a fork does with it; see _inherit.py ----------------------------------------------------------------------
+
+    def _moving(self) -> tuple[_descriptors.Socket | None, int]:
+        return self._sock, self._mirror.fileno() if self._mirror is not None else -1
+
+    def _arrive(self) -> None:
+        self._owner = _thread.get_ident()
+        if self._sock is not None:
+            self._sock.listen(_queue.BACKLOG)
+        if self._mirror is not None:
+            self._mirror.move_here()
+
+    def _leave(self) -> None:
+        sock, self._sock = self._sock, None
+        mirror, self._mirror = self._mirror, None
+        _held.pop(self.address, None)
+        if sock is not None:
+            _descriptors.abandon(sock)
+        if mirror is not None:
+            mirror.forget()
+
+    def _settle(self) -> None:
+        if self._mirror is not None and self.held:
+            self._mirror.relock()
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
+    if not timeout >= 0:  # nor NaN
+        raise ValueError(f"a timeout must not be negative: {timeout!r}")
+    return None if timeout == _INFINITE else timeout
+
+
+def _as_path(path: bool | str | os.PathLike[str]) -> os.PathLike[str]:
+    from pathlib import Path
+
+    return Path(path)  # type: ignore[arg-type]
+
+
+def _run(steps: _queue.Steps[T]) -> T:
+    """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up."""
+    try:
+        want = next(steps)
+        while True:
+            try:
+                ready = _block(*want)
+            except BaseException as exc:
+                want = steps.throw(exc)
+            else:
+                want = steps.send(ready)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def _block(fd: int, seconds: float | None) -> bool:
+    if fd < 0:
+        sleep(seconds or 0)
+        return False
+    poller = poll()
+    poller.register(fd, POLLIN)
+    return bool(poller.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL)))
+
+
+@atexit.register
+def _release_at_exit() -> None:
+    """Hand on what is still held, rather than let everybody race for it, and remove the mirrors."""
+    alive = sys._current_frames()
+    for entry in list(_held.values()):
+        lock = entry()
+        if lock is None or not lock.held:
+            continue
+        if lock._owner == _thread.get_ident() or lock._owner not in alive:
+            lock.release()
+        elif lock._mirror is not None:
+            # A daemon thread holds it and goes on running for a moment: the kernel frees it when that has ended.
+            lock._remove_mirror()

@@ -1,0 +1,307 @@
+"""The lock: a listening socket whose backlog is the queue.  This file is the whole protocol.
+
+Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
+
+1. bind       Bound: listen, done.  EADDRINUSE: somebody has it.
+2. join       Connect with the same descriptor and send `W`: we wait in the backlog, in order, asleep in the kernel.
+3. receive    `O` offers the lock: answer `A`, we are running and still want it.  `L` with the listener grants it: check it
+              and call listen() on it, so that SO_PEERCRED names us.  EOF or a reset: nobody holds us in a queue, go to 1.
+4. hand over  Take the head of our queue, offer, wait for its answer, grant.  The lock is only ever handed to somebody who
+              has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
+
+Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get the
+lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its grant, is
+killed, all waiters are woken and race: exclusion holds, the order is lost.
+
+Kernel facts relied on: an abstract name is free as soon as the last reference to its socket is gone, then every pending
+peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
+Waiters never pass descriptors, nobody peeks (CVE-2024-26923, CVE-2026-23394).
+
+Every step is non-blocking.  What takes time is a generator of `Want`s, so that threads and event loops drive the same code.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from select import poll
+from time import monotonic
+
+from . import _descriptors, _linux
+from ._descriptors import Socket
+from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    Want = tuple[int, float | None]
+    """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds (None: for ever)."""
+    Steps = Generator[Want, bool, T]
+    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(), never close()."""
+
+WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
+
+BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
+_ANSWER_TIME = 0.020
+_RELEASE_TIME = 0.050
+_JOIN_TIME = 0.002  # between a waiter's connect and its W pass microseconds, unless it is preempted there
+_MAX_SKIPPED = 256
+_SHORT_PAUSE = 0.0001  # doubles up to
+_LONG_PAUSE = 0.005  # after a refused connect, or
+_LONGEST_PAUSE = 0.050  # where we cannot queue
+
+
+# 1. bind ----------------------------------------------------------------------------------------------------------------
+
+
+def bind(sock: Socket, address: bytes) -> bool:
+    """Take the lock if it is free: whether `sock` is now its listener.  Leaves no trace in the holder's queue."""
+    try:
+        sock.bind(address)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            return False
+        raise
+    # A newcomer that connects before this line is refused, finds the name taken, and tries again.
+    sock.listen(BACKLOG)
+    return True
+
+
+# 2. join ----------------------------------------------------------------------------------------------------------------
+
+
+def wait(sock: Socket, address: bytes, deadline: float | None) -> Steps[Socket | None]:
+    """Steps 1 to 3, from the second look at a lock that `bind` found taken: its listener, or None past the deadline.
+
+    `sock` is used up.
+    """
+    pause = _SHORT_PAUSE
+    try:
+        while True:
+            began = monotonic()
+            refused = join(sock, address)
+            if refused is None:
+                listener = yield from _take_turn(sock, address, deadline)
+                if listener is not None:
+                    return listener
+                _descriptors.abandon(sock)
+                sock = _descriptors.open_socket()  # once connected, a socket cannot listen
+            if refused is not None or monotonic() - began < _SHORT_PAUSE:
+                # Refused, or thrown out at once: back off, else a squatter could make us spin.
+                yield -1, _soonest(pause * _jitter(), deadline)
+                pause = min(pause * 2, _LONGEST_PAUSE if refused == errno.EAGAIN else _LONG_PAUSE)
+            else:
+                pause = _SHORT_PAUSE
+            if bind(sock, address):
+                return sock
+            if deadline is not None and monotonic() >= deadline:
+                _descriptors.close(sock)
+                return None
+    except BaseException:
+        _descriptors.abandon(sock)
+        raise
+
+
+def join(sock: Socket, address: bytes) -> int | None:
+    """Enter the queue: None, or why not: ECONNREFUSED (being taken or let go), EAGAIN (there is no queue for us)."""
+    try:
+        sock.connect(address)
+    except ConnectionRefusedError:
+        return errno.ECONNREFUSED
+    except (BlockingIOError, PermissionError):  # the queue is full; Landlock
+        return errno.EAGAIN
+    try:
+        sock.send(WAITING, MSG_NOSIGNAL)
+    except OSError:
+        pass  # the holder is gone; our turn ends as soon as it begins
+    return None
+
+
+def _take_turn(conn: Socket, address: bytes, deadline: float | None) -> Steps[Socket | None]:
+    """Sleep in the queue until we are granted the listener; None if we were let go without, or the deadline passed."""
+    listener = None
+    try:
+        while listener is None:
+            if (yield conn.fileno(), _remaining(deadline)):
+                listener = receive(conn, address)
+            elif deadline is not None and monotonic() >= deadline:
+                return give_up(conn, address)
+        return listener
+    except ConnectionError:
+        return None
+    except BaseException as exc:
+        if listener is None:
+            listener = give_up(conn, address)
+        if listener is not None:  # granted, and not wanted any more: the next one shall have it
+            if isinstance(exc, GeneratorExit):
+                _descriptors.abandon(listener)
+            else:
+                yield from hand_over(listener)
+        raise
+    finally:
+        _descriptors.abandon(conn)
+
+
+# 3. receive -------------------------------------------------------------------------------------------------------------
+
+
+def receive(conn: Socket, address: bytes) -> Socket | None:
+    """Read one message: the listener if it grants us the lock, None if it offers it (we accept) or there is none.
+
+    Raises ConnectionError if the connection is over, or its message not to be believed; OSError if we had no descriptor
+    left to receive the lock with.
+    """
+    if not _descriptors.is_connection(conn, address):  # closed behind our back, and not to be read from
+        raise ConnectionAbortedError
+    try:
+        if not _linux.trusted(_linux.peer_credentials(conn)[1]):
+            conn.recv(1, MSG_DONTWAIT)  # and no descriptors: closing a stranger's can block
+            raise ConnectionAbortedError
+        data, passed, flags = _descriptors.receive_message(conn)
+    except BlockingIOError:
+        return None
+    listener = None
+    try:
+        if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
+            passed[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
+            listener = passed[0]
+        elif data == OFFER and not passed:
+            conn.send(ANSWER, MSG_NOSIGNAL)
+        elif flags & MSG_CTRUNC and not passed:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        else:
+            raise ConnectionAbortedError
+    finally:
+        for sock in passed:
+            if sock is not listener:
+                _descriptors.close(sock)
+    return listener
+
+
+def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
+    """Whether it is the lock.  The same name in another network namespace is another lock."""
+    try:
+        return (
+            _linux.is_unix_stream(sock)
+            and _linux.is_listening(sock)
+            and sock.getsockname() == address
+            and _linux.network_namespace(sock) == _linux.network_namespace(conn)
+        )
+    except OSError:
+        return False
+
+
+def give_up(conn: Socket, address: bytes) -> Socket | None:
+    """Leave the queue: the listener if we had been granted it meanwhile.
+
+    Shut down first: a grant either fails from then on, or is here to be read.  Without that, a grant between our last
+    read and our close is lost: 258 of 3000 timed races, against none.
+    """
+    try:
+        conn.shutdown(SHUT_RDWR)
+    except OSError:
+        pass
+    try:
+        return receive(conn, address)
+    except OSError:
+        return None
+    finally:
+        _descriptors.abandon(conn)
+
+
+# 4. hand over -----------------------------------------------------------------------------------------------------------
+
+
+def close_if_idle(listener: Socket) -> bool:
+    """Free the lock if nobody waits: whether it is free now.  Who joins in between is woken by the close."""
+    poller = poll()  # an accept to find the queue empty takes ten times as long
+    poller.register(listener.fileno(), POLLIN)
+    if poller.poll(0):
+        return False
+    _descriptors.close(listener)
+    return True
+
+
+def drain(listener: Socket, queue: list[int]) -> None:
+    """Drop the dead entries at the head of our queue, which is listed as `queue`: waiters' inodes, 0 for the dead."""
+    for inode in queue:
+        if inode:
+            return
+        try:
+            _descriptors.close(_descriptors.accept(listener))
+        except OSError:
+            return
+
+
+def hand_over(listener: Socket) -> Steps[None]:
+    """Grant the lock to the first in the queue who still wants it; free it if there is none, or it takes too long.
+
+    `listener` is closed in any case, so a process that is interrupted here holds nothing.
+    """
+    deadline = monotonic() + _RELEASE_TIME
+    conn = None
+    try:
+        for _ in range(_MAX_SKIPPED):
+            conn = _descriptors.accept(listener)
+            if (yield from _wants_it(conn, deadline)) and _grant(conn, listener):
+                return
+            _descriptors.close(conn)
+            if monotonic() >= deadline:
+                return
+    except OSError:
+        pass  # nobody left to accept, or no descriptor to accept with: whoever waits is woken by the close, and races
+    finally:
+        if conn is not None:
+            _descriptors.close(conn)
+        _descriptors.abandon(listener)
+
+
+def _wants_it(conn: Socket, deadline: float) -> Steps[bool]:
+    """Whether it is a waiter, trusted, and answers an offer."""
+    try:
+        pid, uid, _ = _linux.peer_credentials(conn)
+        if not _linux.trusted(uid) or not (yield from _says(conn, WAITING, _JOIN_TIME)):
+            return False
+        if pid == os.getpid():
+            return True  # it may be a task of this very thread, which cannot answer while we wait
+        conn.send(OFFER, MSG_NOSIGNAL)
+        return (yield from _says(conn, ANSWER, min(_ANSWER_TIME, deadline - monotonic())))
+    except OSError:
+        return False
+
+
+def _says(conn: Socket, expected: bytes, seconds: float) -> Steps[bool]:
+    try:
+        return conn.recv(1, MSG_DONTWAIT) == expected
+    except BlockingIOError:
+        ready = yield conn.fileno(), max(0.0, seconds)
+        return ready and conn.recv(1, MSG_DONTWAIT) == expected
+
+
+def _grant(conn: Socket, listener: Socket) -> bool:
+    """Send the lock: whether it is on its way.  If the waiter dies before it reads this, the kernel frees the lock."""
+    descriptor = listener.fileno().to_bytes(4, sys.byteorder)
+    try:
+        conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
+    except OSError as exc:
+        if exc.errno == errno.ETOOMANYREFS:  # and so for every other waiter
+            raise
+        return False  # it gave up, died, or does not take descriptors (SO_PASSRIGHTS, Linux 6.16)
+    return True
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _soonest(seconds: float, deadline: float | None) -> float:
+    return seconds if deadline is None else min(seconds, max(0.0, deadline - monotonic()))
+
+
+def _jitter() -> float:
+    """0.5 to 1.5, so that those who were refused together do not come back together."""
+    return 0.5 + monotonic() * 1e6 % 1
