@@ -41,7 +41,7 @@ _held: dict[bytes, Lock] = {}
 """The locks of this process by address.  After a fork they say themselves that they are not held."""
 
 
-class _PIDLockFile(_original.PIDLockFile):  # type: ignore[misc]
+class PIDLockFile(_original.PIDLockFile):
     """A lock named by the path of its PID file, which is a mirror: written for people and tools, never read.
 
     `threaded` is ignored, as in the original; `timeout` is the default of `acquire`.  `mirror=False` writes no file.
@@ -177,4 +177,5 @@ def _remove_stale(path: str) -> None:
         os.close(fd)
 
 
-PIDLockFile: Any = _PIDLockFile if SUPPORTED else _original.PIDLockFile
+if not SUPPORTED:
+    PIDLockFile = _original.PIDLockFile

@@ -1,0 +1,180 @@
+"""What the tests share: children that talk, waits with a deadline, and the assertion that something is still blocked."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+DEADLINE = 20.0
+"""Seconds after which a condition that a test waits for counts as never."""
+
+STILL_BLOCKED_AFTER = 0.15
+"""Seconds after which something that has not happened counts as blocked."""
+
+
+def wait_until(condition: Callable[[], T], what: str = "", deadline: float = DEADLINE) -> T:
+    """Poll until `condition` is true and return its value; fail past the deadline."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline} s: {what or condition}")
+        time.sleep(0.002)
+
+
+def must_block(function: Callable[[], T]) -> Callable[[], T]:
+    """Start `function` in a thread, assert that it blocks, and return a function that waits for its result."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append((True, function()))
+        except BaseException as exc:
+            result.append((False, exc))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(STILL_BLOCKED_AFTER)
+    assert thread.is_alive(), f"did not block: {result}"
+
+    def finish() -> T:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "still blocked"
+        ok, value = result[0]
+        if not ok:
+            raise value
+        return value
+
+    return finish
+
+
+class Child:
+    """A Python process of ours that runs `code`; it prints lines, we `expect` them, and `tell` it to go on.
+
+    In `code`, `say(text)` prints a line and `listen()` blocks until the test tells it something.  It runs with -P in an
+    empty directory, so that it imports the installed pidabs as a user's program would.
+    """
+
+    PREAMBLE = textwrap.dedent(
+        """
+        import os, sys
+        def say(*words): print(*words, flush=True)
+        def listen(): return sys.stdin.readline().strip()
+        """
+    )
+
+    def __init__(self, code: str, cwd: Path | str = "/", args: tuple[str, ...] = (), **kwargs: Any) -> None:
+        environment = {**os.environ, **kwargs.pop("env", {})}
+        self.process = subprocess.Popen(
+            [sys.executable, *_SAFE_PATH, "-c", self.PREAMBLE + textwrap.dedent(code), *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=kwargs.pop("stderr", None),
+            cwd=cwd,
+            env=environment,
+            **kwargs,
+        )
+        self._pending = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def read_line(self, deadline: float = DEADLINE) -> str:
+        """The next line it prints; fails past the deadline or when it has ended."""
+        assert self.process.stdout is not None
+        end = time.monotonic() + deadline
+        while b"\n" not in self._pending:
+            left = end - time.monotonic()
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, left))
+            data = os.read(self.process.stdout.fileno(), 4096) if ready else b""
+            if not data:
+                raise AssertionError(f"child {self.pid} {'ended' if ready else 'said nothing'}; so far {self._pending!r}")
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line.decode()
+
+    def expect(self, text: str) -> None:
+        line = self.read_line()
+        assert line == text
+
+    def says_nothing(self, seconds: float = STILL_BLOCKED_AFTER) -> bool:
+        """Whether it prints nothing for so long."""
+        assert self.process.stdout is not None
+        return not self._pending and not select.select([self.process.stdout], [], [], seconds)[0]
+
+    def tell(self, text: str = "go") -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        """SIGKILL, and reap."""
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
+    def signal(self, sig: int) -> None:
+        self.process.send_signal(sig)
+
+    def wait(self) -> int:
+        return self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(DEADLINE)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+
+
+_SAFE_PATH = ("-P",) if sys.version_info >= (3, 11) else ()
+
+
+@contextmanager
+def child(code: str, **kwargs: Any) -> Iterator[Child]:
+    """A Child that is killed and reaped at the end, whatever happens."""
+    process = Child(code, **kwargs)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+HOLD = """
+    import pidabs
+    lock = pidabs.Lock(sys.argv[1])
+    lock.acquire()
+    say("held")
+    listen()
+    lock.release()
+    say("released")
+"""
+"""Child code: take the lock named by the first argument, say so, release it when told."""
+
+
+def open_descriptors() -> set[str]:
+    """What this process has open: 'number -> file'."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{number} -> {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            pass  # the listing's own
+    return found
