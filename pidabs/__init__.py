@@ -9,6 +9,7 @@ General layout, each file importing only what stands above it:
     _diag         what the kernel lists about unix sockets
     _holder       who holds a lock
     _queue        the whole protocol: bind, join, receive, hand over
+    _drive        how its steps are driven
     _mirror       the optional PID file
     _inherit      what a forked child inherits
     _lock         Lock

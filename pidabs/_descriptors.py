@@ -19,6 +19,8 @@ from _weakref import ref
 from ._linux import AF_UNIX, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, SCM_RIGHTS, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, is_unix_stream
 from ._names import PREFIX
 
+TYPE_CHECKING = False
+
 _NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
 # Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
 _CONTROL_SPACE = 24
@@ -30,6 +32,10 @@ class Socket(socket):
     """A socket of ours: close-on-exec and non-blocking.  A subclass only so that it can be referenced weakly."""
 
     __slots__ = ("__weakref__",)
+
+    if TYPE_CHECKING:  # the one method of _socket that typeshed does not know
+
+        def _accept(self) -> tuple[int, object]: ...
 
 
 guard = _thread.RLock()

@@ -7,27 +7,23 @@ import atexit
 import os
 import sys
 from _weakref import ref
-from select import poll
-from time import monotonic, sleep
+from time import monotonic
 
 from . import _descriptors, _diag, _holder, _linux, _queue
+from ._descriptors import Socket
+from ._drive import run
 from ._errors import AlreadyHeld, MirrorError, NotHeld, Timeout, Unsupported
 from ._holder import Holder
 from ._inherit import AcrossFork
-from ._linux import POLLIN
 from ._mirror import Mirror
 from ._names import is_path, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import EllipsisType, TracebackType
-    from typing import TypeVar
 
     from ._names import Name
 
-    T = TypeVar("T")
-
-_LONGEST_POLL = 1 << 30  # ms
 _INFINITE = float("inf")
 _UNDO_TRIES = 16
 
@@ -60,7 +56,7 @@ class Lock:
         mirror: bool | str | os.PathLike[str] = False,
         scope: str | None = None,
     ) -> None:
-        self._sock: _descriptors.Socket | None = None
+        self._sock: Socket | None = None
         self._mirror: Mirror | None = None
         if not _linux.supported():
             raise Unsupported(f"cannot make lock {name!r}: {sys.platform} has no abstract unix sockets; pidabs needs Linux")
@@ -82,15 +78,16 @@ class Lock:
         if self._sock is not None:
             self._check_not_ours()
         sock = None
+        hand: list[Socket] = []
         try:
             sock = _descriptors.open_socket()
             if not _queue.bind(sock, self.address):
-                sock = self._wait(sock, seconds)
+                sock = self._wait(sock, seconds, hand)
             if sock is not None:
                 self._own(sock)
                 return self
         except BaseException as exc:
-            self._undo(sock)
+            self._undo(sock, *hand)
             if isinstance(exc, OSError):
                 exc.filename = self.name
                 if _linux.denied(exc):
@@ -107,11 +104,11 @@ class Lock:
                     sock = self._sock
                     self._sock = None
             if sock is not None:
-                _held.pop(self.address, None)
+                self._disown()
                 if self._mirror is not None:
                     self._remove_mirror()
                 if not _queue.close_if_idle(sock):
-                    _run(_queue.hand_over(sock))
+                    run(_queue.hand_over(sock))
                 return
         except BaseException:
             self._undo(sock or self._sock)
@@ -189,13 +186,14 @@ class Lock:
             _descriptors.abandon(sock)
             self._sock = None
 
-    def _wait(self, sock: _descriptors.Socket, seconds: float | None) -> _descriptors.Socket | None:
+    def _wait(self, sock: Socket, seconds: float | None, hand: list[Socket]) -> Socket | None:
         if seconds == 0:
             _descriptors.close(sock)
             return None
         if seconds is None:
             self._check_deadlock()
-        return _run(_queue.wait(sock, self.address, None if seconds is None else monotonic() + seconds))
+        deadline = None if seconds is None else monotonic() + seconds
+        return run(_queue.wait(sock, self.address, deadline, hand))
 
     def _check_deadlock(self) -> None:
         entry = _held.get(self.address)
@@ -203,7 +201,7 @@ class Lock:
         if other is not None and other.held and other._owner == _thread.get_ident():
             raise AlreadyHeld(f"cannot wait for lock {self.name!r}: this thread holds it already, through another object")
 
-    def _own(self, sock: _descriptors.Socket) -> None:
+    def _own(self, sock: Socket) -> None:
         self._owner = _thread.get_ident()
         self._sock = sock
         _held[self.address] = self._ref
@@ -226,17 +224,22 @@ class Lock:
 
             warnings.warn(f"PID file {self._mirror_path!r} of lock {self.name!r} was left behind: {exc}", stacklevel=3)
 
-    def _undo(self, sock: _descriptors.Socket | None) -> None:
+    def _disown(self) -> None:
+        if _held.get(self.address) is self._ref:
+            del _held[self.address]
+
+    def _undo(self, *socks: Socket | None) -> None:
         """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
         for _ in range(_UNDO_TRIES):
             try:
-                if sock is not None:
-                    if self._sock is sock:
-                        self._sock = None
-                    if self._sock is None:
-                        _held.pop(self.address, None)
-                        self._remove_mirror()
-                    _descriptors.abandon(sock)
+                if self._sock in socks:
+                    self._sock = None
+                if self._sock is None:
+                    self._disown()
+                    self._remove_mirror()
+                for sock in socks:
+                    if sock is not None:
+                        _descriptors.abandon(sock)
                 _descriptors.sweep(self.address)
                 return
             except BaseException:  # noqa: BLE001, S112
@@ -252,7 +255,7 @@ class Lock:
 
     # What a fork does with it; see _inherit.py ----------------------------------------------------------------------
 
-    def _moving(self) -> tuple[_descriptors.Socket | None, int]:
+    def _moving(self) -> tuple[Socket | None, int]:
         return self._sock, self._mirror.fileno() if self._mirror is not None else -1
 
     def _arrive(self) -> None:
@@ -265,7 +268,7 @@ class Lock:
     def _leave(self) -> None:
         sock, self._sock = self._sock, None
         mirror, self._mirror = self._mirror, None
-        _held.pop(self.address, None)
+        self._disown()
         if sock is not None:
             _descriptors.abandon(sock)
         if mirror is not None:
@@ -290,31 +293,6 @@ def _as_path(path: bool | str | os.PathLike[str]) -> os.PathLike[str]:
     from pathlib import Path
 
     return Path(path)  # type: ignore[arg-type]
-
-
-def _run(steps: _queue.Steps[T]) -> T:
-    """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up."""
-    try:
-        want = next(steps)
-        while True:
-            try:
-                ready = _block(*want)
-            except BaseException as exc:
-                want = steps.throw(exc)
-            else:
-                want = steps.send(ready)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-def _block(fd: int, seconds: float | None) -> bool:
-    if fd < 0:
-        sleep(seconds or 0)
-        return False
-    poller = poll()
-    poller.register(fd, POLLIN)
-    return bool(poller.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL)))
 
 
 @atexit.register

@@ -74,7 +74,10 @@ class Mirror:
         if is_file(self._fd, self._identity) or not self._is_in_place():
             return
         open_files.pop(self._fd, None)
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return  # the flock is only a courtesy
         self._identity = file_identity(self._fd)
         open_files[self._fd] = self._identity
         _flock(self._fd)

@@ -4,10 +4,10 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
 
 1. bind       Bound: listen, done.  EADDRINUSE: somebody has it.
 2. join       Connect with the same descriptor and send `W`: we wait in the backlog, in order, asleep in the kernel.
-3. receive    `O` offers the lock: answer `A`, we are running and still want it.  `L` with the listener grants it: check it
-              and call listen() on it, so that SO_PEERCRED names us.  EOF or a reset: nobody holds us in a queue, go to 1.
-4. hand over  Take the head of our queue, offer, wait for its answer, grant.  The lock is only ever handed to somebody who
-              has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
+3. receive    `O` offers the lock: answer `A`, we are running and still want it.  `L` with the listener grants it: check
+              it and call listen() on it, so that SO_PEERCRED names us.  EOF or a reset: we are in no queue, go to 1.
+4. hand over  Take the head of our queue, offer, wait for its answer, grant.  The lock is only ever handed to somebody
+              who has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
 
 Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get the
 lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its grant, is
@@ -17,7 +17,8 @@ Kernel facts relied on: an abstract name is free as soon as the last reference t
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
 Waiters never pass descriptors, nobody peeks (CVE-2024-26923, CVE-2026-23394).
 
-Every step is non-blocking.  What takes time is a generator of `Want`s, so that threads and event loops drive the same code.
+Every step is non-blocking.  What takes time is a generator of `Want`s, so that threads and event loops drive the same
+code.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _LONG_PAUSE = 0.005  # after a refused connect, or
 _LONGEST_PAUSE = 0.050  # where we cannot queue
 
 
-# 1. bind ----------------------------------------------------------------------------------------------------------------
+# 1. bind ------------------------------------------------------------------------------------------------------
 
 
 def bind(sock: Socket, address: bytes) -> bool:
@@ -71,13 +72,14 @@ def bind(sock: Socket, address: bytes) -> bool:
     return True
 
 
-# 2. join ----------------------------------------------------------------------------------------------------------------
+# 2. join ------------------------------------------------------------------------------------------------------
 
 
-def wait(sock: Socket, address: bytes, deadline: float | None) -> Steps[Socket | None]:
+def wait(sock: Socket, address: bytes, deadline: float | None, hand: list[Socket]) -> Steps[Socket | None]:
     """Steps 1 to 3, from the second look at a lock that `bind` found taken: its listener, or None past the deadline.
 
-    `sock` is used up.
+    `sock` is used up.  A listener is in `hand` from the moment it is granted, so that an exception which strikes on its
+    way to the caller does not lose it.
     """
     pause = _SHORT_PAUSE
     try:
@@ -85,7 +87,7 @@ def wait(sock: Socket, address: bytes, deadline: float | None) -> Steps[Socket |
             began = monotonic()
             refused = join(sock, address)
             if refused is None:
-                listener = yield from _take_turn(sock, address, deadline)
+                listener = yield from _take_turn(sock, address, deadline, hand)
                 if listener is not None:
                     return listener
                 _descriptors.abandon(sock)
@@ -121,36 +123,33 @@ def join(sock: Socket, address: bytes) -> int | None:
     return None
 
 
-def _take_turn(conn: Socket, address: bytes, deadline: float | None) -> Steps[Socket | None]:
+def _take_turn(conn: Socket, address: bytes, deadline: float | None, hand: list[Socket]) -> Steps[Socket | None]:
     """Sleep in the queue until we are granted the listener; None if we were let go without, or the deadline passed."""
-    listener = None
     try:
-        while listener is None:
+        while not hand:
             if (yield conn.fileno(), _remaining(deadline)):
-                listener = receive(conn, address)
+                receive(conn, address, hand)
             elif deadline is not None and monotonic() >= deadline:
-                return give_up(conn, address)
-        return listener
+                give_up(conn, address, hand)
+                break
     except ConnectionError:
-        return None
+        pass
     except BaseException as exc:
-        if listener is None:
-            listener = give_up(conn, address)
-        if listener is not None:  # granted, and not wanted any more: the next one shall have it
-            if isinstance(exc, GeneratorExit):
-                _descriptors.abandon(listener)
-            else:
-                yield from hand_over(listener)
+        if not hand:
+            give_up(conn, address, hand)
+        if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
+            yield from hand_over(hand.pop())
         raise
     finally:
         _descriptors.abandon(conn)
+    return hand[0] if hand else None
 
 
-# 3. receive -------------------------------------------------------------------------------------------------------------
+# 3. receive ---------------------------------------------------------------------------------------------------
 
 
-def receive(conn: Socket, address: bytes) -> Socket | None:
-    """Read one message: the listener if it grants us the lock, None if it offers it (we accept) or there is none.
+def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
+    """Read one message: an offer is accepted; a grant's listener is put in `hand`, and is ours.
 
     Raises ConnectionError if the connection is over, or its message not to be believed; OSError if we had no descriptor
     left to receive the lock with.
@@ -163,12 +162,11 @@ def receive(conn: Socket, address: bytes) -> Socket | None:
             raise ConnectionAbortedError
         data, passed, flags = _descriptors.receive_message(conn)
     except BlockingIOError:
-        return None
-    listener = None
+        return
     try:
         if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
-            passed[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
-            listener = passed[0]
+            hand.append(passed[0])
+            hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
         elif data == OFFER and not passed:
             conn.send(ANSWER, MSG_NOSIGNAL)
         elif flags & MSG_CTRUNC and not passed:
@@ -177,9 +175,8 @@ def receive(conn: Socket, address: bytes) -> Socket | None:
             raise ConnectionAbortedError
     finally:
         for sock in passed:
-            if sock is not listener:
+            if sock not in hand:
                 _descriptors.close(sock)
-    return listener
 
 
 def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
@@ -195,8 +192,8 @@ def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
         return False
 
 
-def give_up(conn: Socket, address: bytes) -> Socket | None:
-    """Leave the queue: the listener if we had been granted it meanwhile.
+def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
+    """Leave the queue; if we had been granted the lock meanwhile, its listener is put in `hand`.
 
     Shut down first: a grant either fails from then on, or is here to be read.  Without that, a grant between our last
     read and our close is lost: 258 of 3000 timed races, against none.
@@ -206,14 +203,14 @@ def give_up(conn: Socket, address: bytes) -> Socket | None:
     except OSError:
         pass
     try:
-        return receive(conn, address)
+        receive(conn, address, hand)
     except OSError:
-        return None
+        pass
     finally:
         _descriptors.abandon(conn)
 
 
-# 4. hand over -----------------------------------------------------------------------------------------------------------
+# 4. hand over -------------------------------------------------------------------------------------------------
 
 
 def close_if_idle(listener: Socket) -> bool:
