@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import Any
 
@@ -51,10 +51,18 @@ class PIDLockFile(_original.PIDLockFile):
         super().__init__(path, threaded, timeout)
         self._mirror = mirror
         self._lock = self._make_lock(os.path.join(os.curdir, path))  # absolute from now on: daemons chdir
-        self._entered_before_fork = False
+        self._detaching: ExitStack | None = None
 
     def _make_lock(self, path: str) -> Lock:
         return Lock(path, mirror=self._mirror)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles stand for the same lock; the lock is the process's."""
+        return {**self.__dict__, "_lock": self._lock.name, "_detaching": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = self._make_lock(state["_lock"])
 
     def read_pid(self) -> int | None:
         """The holder's pid: None if the lock is free, or the holder's pid namespace is hidden from us."""
@@ -90,13 +98,14 @@ class PIDLockFile(_original.PIDLockFile):
 
     def release(self) -> None:
         """Let go of the lock and remove the PID file.  Raises NotLocked, or NotMyLock if another process holds it."""
-        lock = _held.pop(self._lock.address, self._lock)
+        taken = _held.pop(self._lock.address, None)
         try:
-            lock.release()
+            (taken or self._lock).release()
         except NotHeld as exc:
+            lost = f" ({exc})" if taken else ""
             if self.is_locked():
-                raise NotMyLock(f"{self.path} is locked, but not by me") from exc
-            raise NotLocked(f"{self.path} is not locked") from exc
+                raise NotMyLock(f"{self.path} is locked, but not by me{lost}") from exc
+            raise NotLocked(f"{self.path} is not locked{lost}") from exc
 
     def break_lock(self) -> None:
         """Release our own lock; remove the PID file of a holder that is gone; warn and leave a live process its lock."""
@@ -126,35 +135,41 @@ class PIDLockFile(_original.PIDLockFile):
             with pidfile.across_fork(), DaemonContext(pidfile=pidfile, files_preserve=[pidfile]):
                 ...
 
-        Each fork in here moves the lock to the child, and a context manager that enters the pidfile finds it taken.
+        Each fork in here moves the lock to the child, until a context manager enters the pidfile and finds it taken: from
+        there on the daemon is where it belongs, and a worker that it forks does not get the lock.
         """
-        with _held.get(self._lock.address, self._lock).across_fork():
-            self._entered_before_fork = True
+        with ExitStack() as detaching:
+            detaching.enter_context(_held.get(self._lock.address, self._lock).across_fork())
+            self._detaching = detaching
             try:
                 yield
             finally:
-                self._entered_before_fork = False
+                self._detaching = None
 
     def __enter__(self) -> Any:
-        if not (self._entered_before_fork and self.i_am_locking()):
+        if self._detaching is None or not self.i_am_locking():
             return super().__enter__()
-        with _held[self._lock.address].across_fork():
-            pass  # whose end locks the PID file again, if DaemonContext has just closed it
+        self._detaching.close()
         return self
 
 
-class _Reason:
-    """A message that looks up the holder when it is shown, since a look-up leaves an entry in the holder's queue."""
+class _Reason(str):
+    """The original's message, which adds the holder when it is shown: a look-up leaves an entry in the holder's queue."""
 
-    def __init__(self, text: str, timeout: Timeout) -> None:
-        self._text = text
+    __slots__ = ("_timeout",)
+
+    def __new__(cls, text: str, timeout: Timeout) -> _Reason:
+        self = super().__new__(cls, text)
         self._timeout = timeout
+        return self
 
     def __str__(self) -> str:
-        holder = self._timeout.holder
-        return f"{self._text} by {holder}" if holder else self._text
-
-    __repr__ = __str__
+        text = "".join(self)
+        try:
+            holder = self._timeout.holder
+        except OSError:
+            return text
+        return f"{text} by {holder}" if holder else text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (str(self),)
