@@ -16,24 +16,25 @@ _LONGEST_POLL = 1 << 30  # ms
 
 def run(steps: Steps[T]) -> T:
     """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up."""
+    poller = poll()
+    registered = -1
     try:
-        want = next(steps)
+        fd, seconds = next(steps)
         while True:
             try:
-                ready = _block(*want)
+                if fd < 0:
+                    sleep(seconds or 0.0)
+                    ready = False
+                else:
+                    if fd != registered:
+                        poller = poll()
+                        poller.register(fd, POLLIN)
+                        registered = fd
+                    ready = bool(poller.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL)))
             except BaseException as exc:
-                want = steps.throw(exc)
+                fd, seconds = steps.throw(exc)
             else:
-                want = steps.send(ready)
+                fd, seconds = steps.send(ready)
     except StopIteration as stop:
         result: T = stop.value
         return result
-
-
-def _block(fd: int, seconds: float | None) -> bool:
-    if fd < 0:
-        sleep(seconds or 0)
-        return False
-    poller = poll()
-    poller.register(fd, POLLIN)
-    return bool(poller.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL)))

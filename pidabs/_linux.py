@@ -58,8 +58,8 @@ def is_unix_stream(sock: socket) -> bool:
     return sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
 
 
-def is_listening(sock: socket) -> bool:
-    return sock.getsockopt(SOL_SOCKET, _SO_ACCEPTCONN) == 1
+def is_listening_stream(sock: socket) -> bool:
+    return sock.getsockopt(SOL_SOCKET, _SO_ACCEPTCONN) == 1 and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
 
 
 def network_namespace(sock: socket) -> bytes:

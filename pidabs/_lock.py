@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _INFINITE = float("inf")
 _UNDO_TRIES = 16
 
-_held: dict[bytes, ref[Lock]] = {}
-"""The locks of this process by address.  Only a hint, for self-deadlock and exit: `Lock.held` asks the kernel."""
+_held: dict[Socket, ref[Lock]] = {}
+"""The locks of this process.  Whoever takes a socket out of here is the one who releases it."""
 
 
 class Lock:
@@ -97,21 +97,18 @@ class Lock:
 
     def release(self) -> None:
         """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
-        sock = None
+        sock = self._sock
         try:
-            with _descriptors.guard:  # of two threads that release, one does
-                if self.held:
-                    sock = self._sock
-                    self._sock = None
-            if sock is not None:
-                self._disown()
+            # Of two threads that release, one finds it.
+            if sock is not None and _descriptors.is_listener(sock, self.address) and _held.pop(sock, None):
+                self._sock = None  # before another thread is granted the lock through this object
                 if self._mirror is not None:
                     self._remove_mirror()
                 if not _queue.close_if_idle(sock):
                     run(_queue.hand_over(sock))
                 return
         except BaseException:
-            self._undo(sock or self._sock)
+            self._undo(sock)
             raise
         raise NotHeld(self._why_not_held())
 
@@ -173,6 +170,7 @@ class Lock:
             warnings.warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
             self.release()
         elif self._sock is not None:
+            _held.pop(self._sock, None)
             _descriptors.abandon(self._sock)
 
     # What acquire and release are made of ---------------------------------------------------------------------------
@@ -183,6 +181,7 @@ class Lock:
             if self._owner == _thread.get_ident():
                 raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
         elif sock is not None:  # lost, or left behind by a fork
+            _held.pop(sock, None)
             _descriptors.abandon(sock)
             self._sock = None
 
@@ -196,15 +195,15 @@ class Lock:
         return run(_queue.wait(sock, self.address, deadline, hand))
 
     def _check_deadlock(self) -> None:
-        entry = _held.get(self.address)
-        other = entry() if entry is not None else None
-        if other is not None and other.held and other._owner == _thread.get_ident():
-            raise AlreadyHeld(f"cannot wait for lock {self.name!r}: this thread holds it already, through another object")
+        for entry in list(_held.values()):
+            other = entry()
+            if other and other.address == self.address and other._owner == _thread.get_ident() and other.held:
+                raise AlreadyHeld(f"cannot wait for lock {self.name!r}: this thread holds it, through another object")
 
     def _own(self, sock: Socket) -> None:
         self._owner = _thread.get_ident()
         self._sock = sock
-        _held[self.address] = self._ref
+        _held[sock] = self._ref
         if self._mirror_path is not None:
             try:
                 self._mirror = Mirror(self._mirror_path)
@@ -224,10 +223,6 @@ class Lock:
 
             warnings.warn(f"PID file {self._mirror_path!r} of lock {self.name!r} was left behind: {exc}", stacklevel=3)
 
-    def _disown(self) -> None:
-        if _held.get(self.address) is self._ref:
-            del _held[self.address]
-
     def _undo(self, *socks: Socket | None) -> None:
         """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
         for _ in range(_UNDO_TRIES):
@@ -235,10 +230,10 @@ class Lock:
                 if self._sock in socks:
                     self._sock = None
                 if self._sock is None:
-                    self._disown()
                     self._remove_mirror()
                 for sock in socks:
                     if sock is not None:
+                        _held.pop(sock, None)
                         _descriptors.abandon(sock)
                 _descriptors.sweep(self.address)
                 return
@@ -268,8 +263,8 @@ class Lock:
     def _leave(self) -> None:
         sock, self._sock = self._sock, None
         mirror, self._mirror = self._mirror, None
-        self._disown()
         if sock is not None:
+            _held.pop(sock, None)
             _descriptors.abandon(sock)
         if mirror is not None:
             mirror.forget()

@@ -125,18 +125,20 @@ def join(sock: Socket, address: bytes) -> int | None:
 
 def _take_turn(conn: Socket, address: bytes, deadline: float | None, hand: list[Socket]) -> Steps[Socket | None]:
     """Sleep in the queue until we are granted the listener; None if we were let go without, or the deadline passed."""
+    believed = False
     try:
-        while not hand:
-            if (yield conn.fileno(), _remaining(deadline)):
+        believed = _linux.trusted(_linux.peer_credentials(conn)[1])  # now, not while the holder waits for our answer
+        if (yield from _readable(conn, deadline)):
+            accept_offer(conn, address, believed)
+            while not hand and (yield from _readable(conn, deadline)):
                 receive(conn, address, hand)
-            elif deadline is not None and monotonic() >= deadline:
-                give_up(conn, address, hand)
-                break
+        if not hand:
+            give_up(conn, address, believed, hand)
     except ConnectionError:
         pass
     except BaseException as exc:
         if not hand:
-            give_up(conn, address, hand)
+            give_up(conn, address, believed, hand)
         if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
             yield from hand_over(hand.pop())
         raise
@@ -145,21 +147,40 @@ def _take_turn(conn: Socket, address: bytes, deadline: float | None, hand: list[
     return hand[0] if hand else None
 
 
+def _readable(conn: Socket, deadline: float | None) -> Steps[bool]:
+    """Whether something, or the end, is there to be read before the deadline."""
+    while not (yield conn.fileno(), _remaining(deadline)):
+        if deadline is not None and monotonic() >= deadline:
+            return False
+    return True
+
+
 # 3. receive ---------------------------------------------------------------------------------------------------
 
 
-def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
-    """Read one message: an offer is accepted; a grant's listener is put in `hand`, and is ours.
+def accept_offer(conn: Socket, address: bytes, believed: bool) -> None:
+    """Read the first message, which has to be an offer, and answer it.
 
-    Raises ConnectionError if the connection is over, or its message not to be believed; OSError if we had no descriptor
-    left to receive the lock with.
+    No descriptor is received here: closing one that a stranger sent could block.  Raises ConnectionError if it is no
+    offer, or the connection is over.
     """
     if not _descriptors.is_connection(conn, address):  # closed behind our back, and not to be read from
         raise ConnectionAbortedError
     try:
-        if not _linux.trusted(_linux.peer_credentials(conn)[1]):
-            conn.recv(1, MSG_DONTWAIT)  # and no descriptors: closing a stranger's can block
+        if conn.recv(1, MSG_DONTWAIT) != OFFER or not believed:
             raise ConnectionAbortedError
+    except BlockingIOError as exc:
+        raise ConnectionAbortedError from exc
+    _answer(conn)
+
+
+def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
+    """Read the next message.  A grant's listener is put in `hand`, and is ours.
+
+    Raises ConnectionError if the connection is over, or its message not to be believed; OSError if we had no descriptor
+    left to receive the lock with.
+    """
+    try:
         data, passed, flags = _descriptors.receive_message(conn)
     except BlockingIOError:
         return
@@ -168,7 +189,7 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
             hand.append(passed[0])
             hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
         elif data == OFFER and not passed:
-            conn.send(ANSWER, MSG_NOSIGNAL)
+            _answer(conn)
         elif flags & MSG_CTRUNC and not passed:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         else:
@@ -179,31 +200,37 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
                 _descriptors.close(sock)
 
 
+def _answer(conn: Socket) -> None:
+    try:
+        conn.send(ANSWER, MSG_NOSIGNAL)
+    except OSError:
+        pass  # it waited no longer; or it is this process, did not wait at all, and the grant is here
+
+
 def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
     """Whether it is the lock.  The same name in another network namespace is another lock."""
     try:
         return (
-            _linux.is_unix_stream(sock)
-            and _linux.is_listening(sock)
-            and sock.getsockname() == address
+            sock.getsockname() == address
+            and _linux.is_listening_stream(sock)
             and _linux.network_namespace(sock) == _linux.network_namespace(conn)
         )
     except OSError:
         return False
 
 
-def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
+def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) -> None:
     """Leave the queue; if we had been granted the lock meanwhile, its listener is put in `hand`.
 
     Shut down first: a grant either fails from then on, or is here to be read.  Without that, a grant between our last
     read and our close is lost: 258 of 3000 timed races, against none.
     """
     try:
+        if not _descriptors.is_connection(conn, address):
+            return
         conn.shutdown(SHUT_RDWR)
-    except OSError:
-        pass
-    try:
-        receive(conn, address, hand)
+        while believed and not hand:  # at most an offer and a grant, then the end
+            receive(conn, address, hand)
     except OSError:
         pass
     finally:
@@ -244,7 +271,7 @@ def hand_over(listener: Socket) -> Steps[None]:
     try:
         for _ in range(_MAX_SKIPPED):
             conn = _descriptors.accept(listener)
-            if (yield from _wants_it(conn, deadline)) and _grant(conn, listener):
+            if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
                 return
             _descriptors.close(conn)
             if monotonic() >= deadline:
@@ -257,26 +284,25 @@ def hand_over(listener: Socket) -> Steps[None]:
         _descriptors.abandon(listener)
 
 
-def _wants_it(conn: Socket, deadline: float) -> Steps[bool]:
-    """Whether it is a waiter, trusted, and answers an offer."""
+def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
+    """Whether it is a waiter, trusted, and accepts our offer."""
     try:
         pid, uid, _ = _linux.peer_credentials(conn)
-        if not _linux.trusted(uid) or not (yield from _says(conn, WAITING, _JOIN_TIME)):
+        if not _linux.trusted(uid):
             return False
+        try:
+            said = conn.recv(1, MSG_DONTWAIT)
+        except BlockingIOError:  # it has just connected, or is somebody who only asks who we are
+            said = (yield conn.fileno(), _JOIN_TIME) and conn.recv(1, MSG_DONTWAIT)
+        if said != WAITING:
+            return False
+        conn.send(OFFER, MSG_NOSIGNAL)
         if pid == os.getpid():
             return True  # it may be a task of this very thread, which cannot answer while we wait
-        conn.send(OFFER, MSG_NOSIGNAL)
-        return (yield from _says(conn, ANSWER, min(_ANSWER_TIME, deadline - monotonic())))
+        answered = yield conn.fileno(), min(_ANSWER_TIME, _remaining(deadline) or 0.0)
+        return answered and conn.recv(1, MSG_DONTWAIT) == ANSWER
     except OSError:
         return False
-
-
-def _says(conn: Socket, expected: bytes, seconds: float) -> Steps[bool]:
-    try:
-        return conn.recv(1, MSG_DONTWAIT) == expected
-    except BlockingIOError:
-        ready = yield conn.fileno(), max(0.0, seconds)
-        return ready and conn.recv(1, MSG_DONTWAIT) == expected
 
 
 def _grant(conn: Socket, listener: Socket) -> bool:
@@ -288,6 +314,7 @@ def _grant(conn: Socket, listener: Socket) -> bool:
         if exc.errno == errno.ETOOMANYREFS:  # and so for every other waiter
             raise
         return False  # it gave up, died, or does not take descriptors (SO_PASSRIGHTS, Linux 6.16)
+    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
     return True
 
 
