@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from fcntl import LOCK_EX, LOCK_NB, flock  # now: after a daemon's chroot or setuid the library may be out of reach
 
 from ._linux import file_identity, is_file
 
@@ -156,8 +157,6 @@ def _unlink(path: str) -> None:
 
 
 def _flock(fd: int) -> bool:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-
     try:
         flock(fd, LOCK_EX | LOCK_NB)
     except OSError:
