@@ -6,7 +6,8 @@ Rules:
   `guard` too, so a fork never copies, and a sweep never closes, what another thread is just receiving.
 - `known` is weak: a Socket that an exception dropped on its way into a variable closes itself.
 - A number in `known` may have become somebody else's file: DaemonContext closes every descriptor behind our back, and
-  the numbers come back.  So look before you use (`is_listener`) and before you close (`abandon`).
+  the numbers come back.  So look before you use (`is_listener`) and before you close (`abandon`): what a socket of ours
+  is called, or connected to, depends on its `role`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,19 @@ _MAX_SCANNED = 65536
 _SWEEP_TRIES = 16
 
 
-class Socket(socket):
-    """A socket of ours: close-on-exec and non-blocking.  A subclass only so that it can be referenced weakly."""
+FRESH, LISTENER, CONNECTION = range(3)
 
-    __slots__ = ("__weakref__",)
+
+class Socket(socket):
+    """A socket of ours, close-on-exec and never blocking.
+
+    `role`: FRESH has no name and no peer yet; a LISTENER, and a connection it accepted, has our name; a CONNECTION, in
+    which we wait, has a peer of our name.
+    """
+
+    __slots__ = ("__weakref__", "role")
+
+    role: int
 
     if TYPE_CHECKING:  # the one method of _socket that typeshed does not know
 
@@ -48,6 +58,7 @@ def open_socket() -> Socket:
     """A new socket, known before anybody can fork."""
     with guard:
         sock = Socket(AF_UNIX, _NONBLOCKING_STREAM)
+        sock.role = FRESH
         known[sock.fileno()] = ref(sock)
     return sock
 
@@ -76,6 +87,7 @@ def receive_message(conn: Socket) -> tuple[bytes, list[Socket], int]:
 
 def _adopt(fd: int) -> Socket:
     sock = Socket(AF_UNIX, _NONBLOCKING_STREAM, 0, fd)
+    sock.role = LISTENER
     known[fd] = ref(sock)
     return sock
 
@@ -92,15 +104,18 @@ def close(sock: Socket) -> None:
 
 def abandon(sock: Socket) -> None:
     """Close a socket if it is still ours; forget it if its descriptor has become another file."""
-    try:
-        name = sock.getsockname()
-    except OSError:
-        name = None
-    # A waiter's connection and a socket before its bind have no name.
-    if name == "" or (isinstance(name, bytes) and name.startswith(PREFIX)):
+    if _is_ours(sock):
         close(sock)
     else:
         sock.detach()
+
+
+def _is_ours(sock: Socket) -> bool:
+    try:
+        name = sock.getpeername() if sock.role == CONNECTION else sock.getsockname()
+    except OSError:
+        return False
+    return name == "" if sock.role == FRESH else isinstance(name, bytes) and name.startswith(PREFIX)
 
 
 def is_known(sock: Socket) -> bool:

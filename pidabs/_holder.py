@@ -23,14 +23,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._names import Name
 
+_LONGEST_POLL = 1 << 30  # ms
 _CONNECT_TRIES = 20  # over about 10 ms; between bind and listen pass microseconds
 
 
 class Holder:
     """The process that holds a lock: `pid`, `uid` and `gid` are the kernel's.
 
-    `pid` is None where the holder's pid namespace is not visible from ours, or the kernel could not be asked; `uid` and
-    `gid` are None in the latter case only.  uid and gid are those of the moment the lock was taken.
+    `pid` is None where the holder's pid namespace is not visible from ours.  uid and gid are those of the moment the lock
+    was taken.  Where the holder cannot be asked (its queue is full, or Landlock denies it), `gid` is None, `uid` is the
+    one that made the lock's socket, and `pid` is the process that has it open, if that can be seen.
     """
 
     __slots__ = ("_identity", "_pidfd", "gid", "pid", "uid")
@@ -62,20 +64,22 @@ class Holder:
         try:
             pidfd_send_signal(self._handle(), sig)
         except OSError as exc:
-            if exc.errno != errno.EINVAL:
+            if exc.errno != errno.EINVAL or self.pid is not None:
                 raise
             raise LockError(f"cannot signal {self}: its pid namespace is not visible from here") from exc
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has exited, at most `timeout` seconds: whether it has.  A zombie has exited.
 
-        Raises LockError if the kernel gave us no handle to it.
+        Raises LockError if the kernel gave us no handle to it, ValueError if `timeout` is not a number.
         """
         from select import POLLIN, poll
 
+        if timeout is not None and timeout != timeout:
+            raise ValueError("a timeout must be a number of seconds, not NaN")
         poller = poll()
         poller.register(self._handle(), POLLIN)
-        return bool(poller.poll(None if timeout is None else max(0, timeout) * 1000))
+        return bool(poller.poll(None if timeout is None else min(max(0, timeout) * 1000, _LONGEST_POLL)))
 
     def terminate(self, timeout: float | None = None, kill: bool = False) -> bool:
         """SIGTERM, then wait at most `timeout` seconds; with `kill`, SIGKILL after that, and wait as long again.
@@ -114,7 +118,8 @@ class Holder:
     def _elsewhere(self) -> str:
         """The hint for the one surprise of a name that no file stands behind: two containers that use the same path."""
         ours, theirs = _mount_namespace("self"), _mount_namespace(str(self.pid)) if _proc_is_ours() else None
-        if self.pid is None or (ours and theirs and ours != theirs):
+        hidden = self.pid is None and self.gid is not None
+        if hidden or (ours and theirs and ours != theirs):
             return ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
         return ""
 
@@ -175,8 +180,7 @@ def _guess(address: bytes) -> Holder | None:
         return None
     for pid in map(int, filter(str.isdigit, os.listdir("/proc") if _proc_is_ours() else ())):
         if _has_open(pid, listed.inode) and (pidfd := _open_verified(pid, address)) is not None:
-            status = os.stat(f"/proc/{pid}")
-            return Holder(pid, status.st_uid, status.st_gid, pidfd=pidfd)
+            return Holder(pid, listed.uid, None, pidfd=pidfd)
     return Holder(None, listed.uid, None)
 
 

@@ -4,9 +4,10 @@ Rule: the lock belongs to the process that took it.  A copy of a listener would 
 copy of a waiting connection would swallow a grant, so the child closes both, and the mirror's flock with them.
 
 `across_fork` turns that round for daemons that take the lock before they detach: the child calls listen() again, which
-makes it the holder in SO_PEERCRED, and the parent drops its copy.  Python's after-fork hook runs in the parent also when
-the fork has failed, so the parent waits for the child's word in a pipe: a byte means that the lock has moved, EOF that
-there is no child and nothing has.
+makes it the holder in SO_PEERCRED, and the parent drops its copy.
+
+The parent waits until the child has done its part, a millisecond: a byte in a pipe says so, EOF says that the fork has
+failed and nothing has moved (Python's after-fork hook runs in the parent in either case).
 
 The only register_at_fork.  Exec needs nothing: every descriptor is close-on-exec.
 """
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
             """At the end of the block."""
 
 
-_CHILD_TIME = 10_000  # ms; a child that says nothing for so long exists, and is stopped or very slow
+_MOVE_TIME = 10_000  # ms; a child that says nothing for so long exists, and is stopped or very slow
+_CLOSE_TIME = 1_000  # ms
 
 
 class AcrossFork:
@@ -63,49 +65,85 @@ class AcrossFork:
 
 
 _blocks: list[tuple[int, Movable]] = []
-_pipe: tuple[int, int] | None = None
+
+
+class _Fork:
+    """A fork under way: what moves with it, and the pipe through which the child says that it has run its hook."""
+
+    __slots__ = ("locks", "reader", "writer")
+
+    def __init__(self) -> None:
+        thread = _thread.get_ident()
+        self.locks = [lock for ident, lock in _blocks if ident == thread and lock.held]
+        self.reader, self.writer = os.pipe() if self.locks or known else (-1, -1)
+
+    def in_child(self) -> None:
+        moving = [lock._moving() for lock in self.locks]
+        _close_inherited([sock for sock, _ in moving])
+        _mirror.close_inherited({fd for _, fd in moving})
+        for lock in self.locks:
+            lock._arrive()
+        if self.writer >= 0:
+            os.write(self.writer, b"1")
+            self._close()
+
+    def in_parent(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+            moved = self._child_has_spoken()
+            self._close()
+            if moved:
+                for lock in self.locks:
+                    lock._leave()
+
+    def _child_has_spoken(self) -> bool:
+        """Whether there is a child.  It has dropped its copies, too: else a lock that we free now would stay taken."""
+        poller = poll()
+        poller.register(self.reader, POLLIN)
+        ready = poller.poll(_MOVE_TIME if self.locks else _CLOSE_TIME)
+        return not ready or os.read(self.reader, 1) == b"1"
+
+    def _close(self) -> None:
+        for fd in (self.reader, self.writer):
+            if fd >= 0:
+                os.close(fd)
+
+
+_fork: _Fork | None = None
 
 
 def _before() -> None:
-    global _pipe
-    guard.acquire()  # nobody is between receiving a descriptor and making it known
-    _pipe = None
-    if _moving_locks():
-        _pipe = os.pipe()  # where this fails nothing moves, and Python reports why
+    global _fork
+    # Until the fork is over: nobody is between receiving a descriptor and making it known, and nobody releases a lock
+    # that has moved already.
+    guard.acquire()
+    _fork = None
+    _fork = _Fork()  # where this fails, for want of descriptors, nothing moves, and Python reports why
 
 
 def _in_child() -> None:
-    global _pipe
-    pipe, _pipe = _pipe, None
-    locks = _moving_locks() if pipe else []
-    moving = [lock._moving() for lock in locks]
-    _close_inherited([sock for sock, _ in moving])
-    _mirror.close_inherited({fd for _, fd in moving})
-    _blocks[:] = [block for block in _blocks if block[0] == _thread.get_ident()]
-    guard.release()
-    if pipe:
-        for lock in locks:
-            lock._arrive()
-        os.write(pipe[1], b"1")
-        os.close(pipe[0])
-        os.close(pipe[1])
+    global _fork
+    fork, _fork = _fork, None
+    try:
+        if fork is not None:
+            fork.in_child()
+        else:
+            _close_inherited([])
+            _mirror.close_inherited(set())
+    finally:
+        _blocks[:] = [block for block in _blocks if block[0] == _thread.get_ident()]
+        guard.release()
 
 
 def _in_parent() -> None:
-    global _pipe
-    pipe, _pipe = _pipe, None
-    locks = _moving_locks()
-    guard.release()
-    if pipe:
-        os.close(pipe[1])
-        if _child_took_over(pipe[0]):
-            for lock in locks:
-                lock._leave()
-
-
-def _moving_locks() -> list[Movable]:
-    thread = _thread.get_ident()
-    return [lock for ident, lock in _blocks if ident == thread and lock.held]
+    global _fork
+    fork, _fork = _fork, None
+    try:
+        if fork is not None:
+            fork.in_parent()
+    finally:
+        guard.release()
 
 
 def _close_inherited(moving: list[Socket | None]) -> None:
@@ -113,14 +151,6 @@ def _close_inherited(moving: list[Socket | None]) -> None:
         sock = entry()
         if sock is not None and sock not in moving:
             abandon(sock)
-
-
-def _child_took_over(reader: int) -> bool:
-    poller = poll()
-    poller.register(reader, POLLIN)
-    moved = not poller.poll(_CHILD_TIME) or os.read(reader, 1) == b"1"
-    os.close(reader)
-    return moved
 
 
 if hasattr(os, "register_at_fork"):

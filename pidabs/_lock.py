@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._names import Name
 
-_INFINITE = float("inf")
+_FOR_EVER = 1e9  # seconds; more would overflow somewhere
 _UNDO_TRIES = 16
 
 _held: dict[Socket, ref[Lock]] = {}
@@ -100,7 +100,7 @@ class Lock:
         sock = self._sock
         try:
             # Of two threads that release, one finds it.
-            if sock is not None and _descriptors.is_listener(sock, self.address) and _held.pop(sock, None):
+            if sock is not None and _descriptors.is_listener(sock, self.address) and _held.pop(sock, None) is not None:
                 self._sock = None  # before another thread is granted the lock through this object
                 if self._mirror is not None:
                     self._remove_mirror()
@@ -124,8 +124,9 @@ class Lock:
 
     def holder(self) -> Holder | None:
         """Who holds the lock, None if nobody does.  Raises OSError if the kernel cannot be asked."""
-        if self._sock is not None and self.held:
-            return _holder.of_peer(self._sock, self.address)
+        sock = self._sock
+        if sock is not None and _descriptors.is_listener(sock, self.address):
+            return _holder.of_peer(sock, self.address)
         return _holder.ask(self.address)
 
     def waiters(self) -> int:
@@ -137,8 +138,9 @@ class Lock:
             queue = _diag.queue(listed.inode)
         except OSError:
             return listed.queued  # the dead are counted too
-        if self._sock is not None and self.held:
-            _queue.drain(self._sock, queue)
+        sock = self._sock
+        if sock is not None and _descriptors.is_listener(sock, self.address):
+            _queue.drain(sock, queue)
         return sum(1 for inode in queue if inode)
 
     def fileno(self) -> int:
@@ -167,8 +169,10 @@ class Lock:
         if self._sock is not None and self.held:
             import warnings
 
-            warnings.warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
-            self.release()
+            try:
+                warnings.warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self.release()
         elif self._sock is not None:
             _held.pop(self._sock, None)
             _descriptors.abandon(self._sock)
@@ -176,14 +180,14 @@ class Lock:
     # What acquire and release are made of ---------------------------------------------------------------------------
 
     def _check_not_ours(self) -> None:
-        sock = self._sock
-        if self.held:
-            if self._owner == _thread.get_ident():
-                raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
-        elif sock is not None:  # lost, or left behind by a fork
-            _held.pop(sock, None)
-            _descriptors.abandon(sock)
-            self._sock = None
+        with _descriptors.guard:
+            sock = self._sock
+            if self.held:
+                if self._owner == _thread.get_ident():
+                    raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
+            elif sock is not None and _held.pop(sock, None) is not None:  # lost, or left behind by a fork; not being released
+                self._sock = None
+                _descriptors.abandon(sock)
 
     def _wait(self, sock: Socket, seconds: float | None, hand: list[Socket]) -> Socket | None:
         if seconds == 0:
@@ -281,7 +285,7 @@ def _checked(timeout: float | None) -> float | None:
         raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
     if not timeout >= 0:  # nor NaN
         raise ValueError(f"a timeout must not be negative: {timeout!r}")
-    return None if timeout == _INFINITE else timeout
+    return None if timeout > _FOR_EVER else timeout
 
 
 def _as_path(path: bool | str | os.PathLike[str]) -> os.PathLike[str]:

@@ -77,6 +77,8 @@ def _prefix(scope: str | None) -> bytes:
         scope = os.environ.get("PIDABS_SCOPE") or None
     if scope is None:
         return PREFIX + b":"
+    if not isinstance(scope, str):
+        raise TypeError(f"a scope is a str, not {type(scope).__name__}")
     label = _encode(scope)
     if not 0 < len(label) <= _MAX_SCOPE or any(byte in label for byte in b"\0:/"):
         raise ValueError(f"a scope is 1 to {_MAX_SCOPE} bytes without NUL, ':' and '/', not {scope!r}")

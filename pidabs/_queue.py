@@ -30,7 +30,7 @@ from select import poll
 from time import monotonic
 
 from . import _descriptors, _linux
-from ._descriptors import Socket
+from ._descriptors import CONNECTION, LISTENER, Socket
 from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
 
 TYPE_CHECKING = False
@@ -54,6 +54,7 @@ _MAX_SKIPPED = 256
 _SHORT_PAUSE = 0.0001  # doubles up to
 _LONG_PAUSE = 0.005  # after a refused connect, or
 _LONGEST_PAUSE = 0.050  # where we cannot queue
+_QUICK_TURN = 0.050
 
 
 # 1. bind ------------------------------------------------------------------------------------------------------
@@ -67,6 +68,7 @@ def bind(sock: Socket, address: bytes) -> bool:
         if exc.errno == errno.EADDRINUSE:
             return False
         raise
+    sock.role = LISTENER
     # A newcomer that connects before this line is refused, finds the name taken, and tries again.
     sock.listen(BACKLOG)
     return True
@@ -92,7 +94,7 @@ def wait(sock: Socket, address: bytes, deadline: float | None, hand: list[Socket
                     return listener
                 _descriptors.abandon(sock)
                 sock = _descriptors.open_socket()  # once connected, a socket cannot listen
-            if refused is not None or monotonic() - began < _SHORT_PAUSE:
+            if refused is not None or monotonic() - began < _QUICK_TURN:
                 # Refused, or thrown out at once: back off, else a squatter could make us spin.
                 yield -1, _soonest(pause * _jitter(), deadline)
                 pause = min(pause * 2, _LONGEST_PAUSE if refused == errno.EAGAIN else _LONG_PAUSE)
@@ -116,6 +118,7 @@ def join(sock: Socket, address: bytes) -> int | None:
         return errno.ECONNREFUSED
     except (BlockingIOError, PermissionError):  # the queue is full; Landlock
         return errno.EAGAIN
+    sock.role = CONNECTION
     try:
         sock.send(WAITING, MSG_NOSIGNAL)
     except OSError:
@@ -276,6 +279,9 @@ def hand_over(listener: Socket) -> Steps[None]:
             _descriptors.close(conn)
             if monotonic() >= deadline:
                 return
+            # Somebody was there at first, but the next accept may find nobody; and whether it then blocks travels with
+            # the listener: another program may have made it so.
+            os.set_blocking(listener.fileno(), False)
     except OSError:
         pass  # nobody left to accept, or no descriptor to accept with: whoever waits is woken by the close, and races
     finally:
@@ -293,7 +299,7 @@ def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
         try:
             said = conn.recv(1, MSG_DONTWAIT)
         except BlockingIOError:  # it has just connected, or is somebody who only asks who we are
-            said = (yield conn.fileno(), _JOIN_TIME) and conn.recv(1, MSG_DONTWAIT)
+            said = conn.recv(1, MSG_DONTWAIT) if (yield conn.fileno(), _JOIN_TIME) else b""
         if said != WAITING:
             return False
         conn.send(OFFER, MSG_NOSIGNAL)
