@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import tempfile
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,3 +13,11 @@ import pytest
 def name(request: pytest.FixtureRequest) -> str:
     """A lock name that no other test uses, nor another run of the suite."""
     return f"test-{request.node.originalname[:40]}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """A directory that other users can reach, as they cannot reach tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="pidabs-test-", dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(os.path.realpath(name))

@@ -102,7 +102,9 @@ class Child:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0, left))
             data = os.read(self.process.stdout.fileno(), 4096) if ready else b""
             if not data:
-                raise AssertionError(f"child {self.pid} {'ended' if ready else 'said nothing'}; so far {self._pending!r}")
+                raise AssertionError(
+                    f"child {self.pid} {'ended' if ready else 'said nothing'}; so far {self._pending!r}"
+                )
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return line.decode()
@@ -167,6 +169,30 @@ HOLD = """
     say("released")
 """
 """Child code: take the lock named by the first argument, say so, release it when told."""
+
+
+HOLD_PIDFILE = """
+    import importlib
+    module, _, cls = sys.argv[1].partition(":")
+    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
+    lock.acquire()
+    say("held")
+    listen()
+    lock.release()
+    say("released")
+"""
+"""The same for a PIDLockFile: the class as MODULE:NAME, and its path."""
+
+UNPRIVILEGED = 12345
+"""A uid and gid that nobody has."""
+
+BECOME_UNPRIVILEGED = f"""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid({UNPRIVILEGED})
+        os.setuid({UNPRIVILEGED})
+"""
+"""Child code: root may do what it is denied.  Import everything first, the library may be root's own."""
 
 
 def open_descriptors() -> set[str]:
