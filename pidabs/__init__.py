@@ -8,10 +8,11 @@ General layout, each file importing only what stands above it:
     _descriptors  which sockets of this process are ours
     _diag         what the kernel lists about unix sockets
     _holder       who holds a lock
+    _drive        steps, and how they are driven
     _queue        the whole protocol: bind, join, receive, hand over
-    _drive        how its steps are driven
     _mirror       the optional PID file
     _inherit      what a forked child inherits
+    _held         the locks that this process holds
     _lock         Lock
     _listing      the locks of this host
     cli/          the command

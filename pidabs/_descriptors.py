@@ -17,7 +17,16 @@ import os
 from _socket import socket
 from _weakref import ref
 
-from ._linux import AF_UNIX, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, SCM_RIGHTS, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, is_unix_stream
+from ._linux import (
+    AF_UNIX,
+    MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT,
+    SCM_RIGHTS,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    is_unix_stream,
+)
 from ._names import PREFIX
 
 TYPE_CHECKING = False
@@ -153,7 +162,7 @@ def sweep(address: bytes) -> None:
             with guard:
                 _sweep(address)
             return
-        except BaseException:  # noqa: BLE001, S112
+        except BaseException:
             continue
 
 

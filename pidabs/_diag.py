@@ -1,8 +1,8 @@
 """What the kernel lists about unix sockets: sock_diag first, /proc/net/unix second.  Asking leaves no trace.
 
-Kernel facts: NETLINK_SOCK_DIAG needs no privilege and shows this network namespace only; a dump whose first socket has a
-long queue comes back silently empty when the queue is asked for on a fresh netlink socket; /proc/net/unix prints NUL as
-'@', breaks its lines at a newline in a name, and is missing under `subset=pid`.
+Kernel facts: NETLINK_SOCK_DIAG needs no privilege and shows this network namespace only; a dump whose first socket has
+a long queue comes back silently empty when the queue is asked for on a fresh netlink socket; /proc/net/unix prints NUL
+as '@', breaks its lines at a newline in a name, and is missing under `subset=pid`.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class _Netlink:
         self._sock.send(header + body)
 
     def _answers(self) -> Iterator[tuple[int, bytes]]:
-        """Flags and payload of each socket.  After a dump comes DONE, after a single answer nothing: do not ask for it."""
+        """Flags and payload of each socket.  DONE ends a dump; nothing follows a single answer: do not wait for it."""
         while True:
             for kind, flags, payload in parse_messages(self._sock.recv(_BUFFER)):
                 if kind == _NLMSG_ERROR:

@@ -1,17 +1,36 @@
-"""How the steps of _queue.py are driven: here by blocking the thread."""
+"""Steps, and how they are driven: here by blocking the thread."""
 
 from __future__ import annotations
 
 from select import poll
-from time import sleep
+from time import monotonic, sleep
 
 from ._linux import POLLIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._queue import Steps, T
+    from collections.abc import Generator
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    Want = tuple[int, float]
+    """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds."""
+    Steps = Generator[Want, bool, T]
+    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(), never close()."""
+
+FOR_EVER = float("inf")
 
 _LONGEST_POLL = 1 << 30  # ms
+
+
+def remaining(deadline: float) -> float:
+    """Seconds until a deadline of the monotonic clock."""
+    return max(0.0, deadline - monotonic())
+
+
+def jitter() -> float:
+    """0.5 to 1.5, so that those who were refused together do not come back together."""
+    return 0.5 + monotonic() * 1e6 % 1
 
 
 def run(steps: Steps[T]) -> T:
@@ -23,14 +42,14 @@ def run(steps: Steps[T]) -> T:
         while True:
             try:
                 if fd < 0:
-                    sleep(seconds or 0.0)
+                    sleep(seconds)
                     ready = False
                 else:
                     if fd != registered:
                         poller = poll()
                         poller.register(fd, POLLIN)
                         registered = fd
-                    ready = bool(poller.poll(None if seconds is None else min(seconds * 1000, _LONGEST_POLL)))
+                    ready = bool(poller.poll(None if seconds == FOR_EVER else min(seconds * 1000, _LONGEST_POLL)))
             except BaseException as exc:
                 fd, seconds = steps.throw(exc)
             else:

@@ -4,8 +4,8 @@ SO_PEERCRED of a connection names who last called listen(); SO_PEERPIDFD (Linux 
 through that, so a recycled pid cannot be hit.  Older kernels: pidfd_open, kept only if that process has the lock's
 socket open; whoever may signal a process may look that up, so nothing is lost.
 
-A connection leaves a dead entry in the holder's queue: do not ask in a loop.  A dead pidfd does not mean that the lock is
-free, since a grant may be in flight: only bind decides.
+A connection leaves a dead entry in the holder's queue: do not ask in a loop.  A dead pidfd does not mean that the
+lock is free, since a grant may be in flight: only bind decides.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _CONNECT_TRIES = 20  # over about 10 ms; between bind and listen pass microsecon
 class Holder:
     """The process that holds a lock: `pid`, `uid` and `gid` are the kernel's.
 
-    `pid` is None where the holder's pid namespace is not visible from ours.  uid and gid are those of the moment the lock
-    was taken.  Where the holder cannot be asked (its queue is full, or Landlock denies it), `gid` is None, `uid` is the
-    one that made the lock's socket, and `pid` is the process that has it open, if that can be seen.
+    `pid` is None where the holder's pid namespace is not visible from ours.  uid and gid are those of the moment the
+    lock was taken.  Where the holder cannot be asked (its queue is full, or Landlock denies it), `gid` is None, `uid`
+    is the one that made the lock's socket, and `pid` is the process that has it open, if that can be seen.
     """
 
     __slots__ = ("_identity", "_pidfd", "gid", "pid", "uid")
@@ -49,15 +49,17 @@ class Holder:
         """Its command line, or its name where there is none; None if it is gone or cannot be seen."""
         if self.pid is None or not _proc_is_ours():
             return None
-        text = _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ") or _read_proc(self.pid, "comm").strip()
+        text = (
+            _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ") or _read_proc(self.pid, "comm").strip()
+        )
         # Alive after the read, so the pid was still this process while we read.
         return os.fsdecode(text) or None if self._pidfd is None or not self.wait(0) else None
 
     def send_signal(self, sig: int) -> None:
         """Send it a signal, never another process that got the same pid since.
 
-        Raises ProcessLookupError if it is gone, PermissionError if we may not, LockError if the kernel gave us no handle
-        to it or its pid namespace is out of our reach.
+        Raises ProcessLookupError if it is gone, PermissionError if we may not, LockError if the kernel gave us no
+        handle to it or its pid namespace is out of our reach.
         """
         from signal import pidfd_send_signal
 

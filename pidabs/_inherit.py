@@ -1,7 +1,7 @@
 """What a forked child inherits: nothing, unless the lock moves to it.
 
-Rule: the lock belongs to the process that took it.  A copy of a listener would keep the lock after its holder's death, and a
-copy of a waiting connection would swallow a grant, so the child closes both, and the mirror's flock with them.
+Rule: the lock belongs to the process that took it.  A copy of a listener would keep the lock after its holder's death,
+and a copy of a waiting connection would swallow a grant, so the child closes both, and the mirror's flock with them.
 
 `across_fork` turns that round for daemons that take the lock before they detach: the child calls listen() again, which
 makes it the holder in SO_PEERCRED, and the parent drops its copy.
@@ -59,7 +59,9 @@ class AcrossFork:
     def __enter__(self) -> None:
         _blocks.append((_thread.get_ident(), self._lock))
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _blocks.remove((_thread.get_ident(), self._lock))
         self._lock._settle()
 

@@ -40,7 +40,7 @@ def supported() -> bool:
 
 
 def peer_credentials(sock: socket) -> tuple[int, int, int]:
-    """(pid, uid, gid) of the socket's peer, or of whoever last called listen(); pid 0 if its pid namespace is hidden."""
+    """(pid, uid, gid) of the peer, or of whoever called listen() last; pid 0 if its pid namespace is hidden."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, _SO_PEERCRED, _UCRED.size))
     return pid, uid, gid
 
@@ -54,7 +54,7 @@ def peer_pidfd(sock: socket) -> int | None:
 
 
 def is_unix_stream(sock: socket) -> bool:
-    """Whether it is an AF_UNIX, SOCK_STREAM socket, whatever the Python object takes it for.  Raises OSError if none."""
+    """Whether it is AF_UNIX, SOCK_STREAM, whatever the Python object takes it for.  Raises OSError if no socket."""
     return sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
 
 
@@ -73,7 +73,8 @@ def network_namespace(sock: socket) -> bytes:
 def trusted(uid: int) -> bool:
     """Whether a peer of this uid may be granted a lock, and believed when it grants one: root and ourselves.
 
-    Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in particular.
+    Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in
+    particular.
     """
     return uid in (0, os.geteuid()) and uid != _overflow_uid()
 

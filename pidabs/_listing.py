@@ -16,9 +16,7 @@ class LockInfo:
 
     __slots__ = ("address", "inode", "name", "scope", "uid", "waiters")
 
-    def __init__(
-        self, name: str, scope: str | None, uid: int | None, inode: int, waiters: int, address: bytes
-    ) -> None:
+    def __init__(self, name: str, scope: str | None, uid: int | None, inode: int, waiters: int, address: bytes) -> None:
         self.name = name
         self.scope = scope
         self.uid = uid
@@ -29,7 +27,6 @@ class LockInfo:
     def holder(self) -> Holder | None:
         """Who holds it now; see `pidabs.holder`."""
         return _holder.ask(self.address)
-
 
     def __repr__(self) -> str:
         scope = f" scope={self.scope!r}" if self.scope else ""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import _thread
-import atexit
 import os
 import sys
 from _weakref import ref
 from time import monotonic
 
-from . import _descriptors, _diag, _holder, _linux, _queue
+from . import _descriptors, _diag, _held, _holder, _linux, _queue
 from ._descriptors import Socket
-from ._drive import run
+from ._drive import FOR_EVER, run
 from ._errors import AlreadyHeld, MirrorError, NotHeld, Timeout, Unsupported
 from ._holder import Holder
 from ._inherit import AcrossFork
@@ -24,24 +23,21 @@ if TYPE_CHECKING:
 
     from ._names import Name
 
-_FOR_EVER = 1e9  # seconds; more would overflow somewhere
+_LONGEST = 1e9  # seconds; more would overflow somewhere
 _UNDO_TRIES = 16
-
-_held: dict[Socket, ref[Lock]] = {}
-"""The locks of this process.  Whoever takes a socket out of here is the one who releases it."""
 
 
 class Lock:
     """A lock that dies with its holder.
 
-    `name` with a slash, or an os.PathLike, is a path: it is made absolute now, and no file is needed or made there.  Any
-    other name stands for itself.  Everybody in this network namespace who uses the name excludes each other.
+    `name` with a slash, or an os.PathLike, is a path: it is made absolute now, and no file is needed or made there.
+    Any other name stands for itself.  Everybody in this network namespace who uses the name excludes each other.
 
-    `timeout` is the default of `acquire`.  `mirror` keeps a PID file, for people and tools: at the path it names, or, if
-    True, at the lock's own.  `scope` (default: $PIDABS_SCOPE) sets locks of one name apart.
+    `timeout` is the default of `acquire`.  `mirror` keeps a PID file, for people and tools: at the path it names, or,
+    if True, at the lock's own.  `scope` (default: $PIDABS_SCOPE) sets locks of one name apart.
 
-    A lock belongs to the process: any thread may release it, a forked child does not hold it (see `across_fork`).  It is not
-    reentrant.  A lock that is garbage-collected while held warns (ResourceWarning) and is released.
+    A lock belongs to the process: any thread may release it, a forked child does not hold it (see `across_fork`).  It
+    is not reentrant.  A lock that is garbage-collected while held warns (ResourceWarning) and is released.
 
     Raises TypeError or ValueError for bad arguments, Unsupported where there are no abstract sockets.
     """
@@ -59,16 +55,18 @@ class Lock:
         self._sock: Socket | None = None
         self._mirror: Mirror | None = None
         if not _linux.supported():
-            raise Unsupported(f"cannot make lock {name!r}: {sys.platform} has no abstract unix sockets; pidabs needs Linux")
+            raise Unsupported(
+                f"cannot make lock {name!r}: {sys.platform} has no abstract unix sockets; pidabs needs Linux"
+            )
         if mirror is True and not is_path(name):
             raise ValueError(f"mirror=True needs a path for a name, to write the PID file to, not {name!r}")
         self.name, self.address = resolve(name, scope)
-        self._mirror_path = self.name if mirror is True else resolve(_as_path(mirror))[0] if mirror else None
+        self._mirror_path = self.name if mirror is True else _absolute(mirror) if mirror else None
         self._timeout = _checked(timeout)
         self._owner = 0
         self._ref = ref(self)
 
-    def acquire(self, timeout: float | None | EllipsisType = ...) -> Lock:
+    def acquire(self, timeout: float | EllipsisType | None = ...) -> Lock:
         """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
 
         Raises Timeout, AlreadyHeld if this thread holds it already (through this object; or through any, and would wait
@@ -100,7 +98,11 @@ class Lock:
         sock = self._sock
         try:
             # Of two threads that release, one finds it.
-            if sock is not None and _descriptors.is_listener(sock, self.address) and _held.pop(sock, None) is not None:
+            if (
+                sock is not None
+                and _descriptors.is_listener(sock, self.address)
+                and _held.held.pop(sock, None) is not None
+            ):
                 self._sock = None  # before another thread is granted the lock through this object
                 if self._mirror is not None:
                     self._remove_mirror()
@@ -119,7 +121,7 @@ class Lock:
         return sock is not None and _descriptors.is_listener(sock, self.address)
 
     def locked(self) -> bool:
-        """Whether anybody holds the lock.  Leaves no trace in its queue; raises OSError if the kernel cannot be asked."""
+        """Whether anybody holds the lock.  Leaves no trace there; raises OSError if the kernel cannot be asked."""
         return self.held or _diag.find(self.address) is not None
 
     def holder(self) -> Holder | None:
@@ -159,7 +161,9 @@ class Lock:
     def __enter__(self) -> Lock:
         return self.acquire()
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
     def __repr__(self) -> str:
@@ -170,11 +174,13 @@ class Lock:
             import warnings
 
             try:
-                warnings.warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
+                warnings.warn(
+                    f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2
+                )
             finally:
                 self.release()
         elif self._sock is not None:
-            _held.pop(self._sock, None)
+            _held.held.pop(self._sock, None)
             _descriptors.abandon(self._sock)
 
     # What acquire and release are made of ---------------------------------------------------------------------------
@@ -185,7 +191,7 @@ class Lock:
             if self.held:
                 if self._owner == _thread.get_ident():
                     raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
-            elif sock is not None and _held.pop(sock, None) is not None:  # lost, or left behind by a fork; not being released
+            elif sock is not None and _held.held.pop(sock, None) is not None:  # lost, or left behind by a fork
                 self._sock = None
                 _descriptors.abandon(sock)
 
@@ -195,27 +201,26 @@ class Lock:
             return None
         if seconds is None:
             self._check_deadlock()
-        deadline = None if seconds is None else monotonic() + seconds
+        deadline = FOR_EVER if seconds is None else monotonic() + seconds
         return run(_queue.wait(sock, self.address, deadline, hand))
 
     def _check_deadlock(self) -> None:
-        for entry in list(_held.values()):
-            other = entry()
-            if other and other.address == self.address and other._owner == _thread.get_ident() and other.held:
-                raise AlreadyHeld(f"cannot wait for lock {self.name!r}: this thread holds it, through another object")
+        me = _thread.get_ident()
+        if any(lock.address == self.address and lock._owner == me for lock in _held.locks()):
+            reason = "this thread holds it already, through another object"
+            raise AlreadyHeld(f"cannot wait for lock {self.name!r}: {reason}")
 
     def _own(self, sock: Socket) -> None:
         self._owner = _thread.get_ident()
         self._sock = sock
-        _held[sock] = self._ref
+        _held.held[sock] = self._ref
         if self._mirror_path is not None:
             try:
                 self._mirror = Mirror(self._mirror_path)
             except OSError as exc:
                 self.release()
-                raise MirrorError(
-                    f"cannot acquire lock {self.name!r}: its PID file {self._mirror_path!r} cannot be written: {exc.strerror}"
-                ) from exc
+                reason = f"its PID file {self._mirror_path!r} cannot be written: {exc.strerror}"
+                raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 
     def _remove_mirror(self) -> None:
         mirror, self._mirror = self._mirror, None
@@ -237,19 +242,19 @@ class Lock:
                     self._remove_mirror()
                 for sock in socks:
                     if sock is not None:
-                        _held.pop(sock, None)
+                        _held.held.pop(sock, None)
                         _descriptors.abandon(sock)
                 _descriptors.sweep(self.address)
                 return
-            except BaseException:  # noqa: BLE001, S112
+            except BaseException:
                 continue
 
     def _why_not_held(self) -> str:
         if self._sock is None:
             return f"cannot release lock {self.name!r}: it is not held by this object"
         return (
-            f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless it is told "
-            "files_preserve=[lock], or the process forked without `with lock.across_fork()`"
+            f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless "
+            "told files_preserve=[lock], or the process forked without `with lock.across_fork()`"
         )
 
     # What a fork does with it; see _inherit.py ----------------------------------------------------------------------
@@ -268,7 +273,7 @@ class Lock:
         sock, self._sock = self._sock, None
         mirror, self._mirror = self._mirror, None
         if sock is not None:
-            _held.pop(sock, None)
+            _held.held.pop(sock, None)
             _descriptors.abandon(sock)
         if mirror is not None:
             mirror.forget()
@@ -285,25 +290,8 @@ def _checked(timeout: float | None) -> float | None:
         raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
     if not timeout >= 0:  # nor NaN
         raise ValueError(f"a timeout must not be negative: {timeout!r}")
-    return None if timeout > _FOR_EVER else timeout
+    return None if timeout > _LONGEST else timeout
 
 
-def _as_path(path: bool | str | os.PathLike[str]) -> os.PathLike[str]:
-    from pathlib import Path
-
-    return Path(path)  # type: ignore[arg-type]
-
-
-@atexit.register
-def _release_at_exit() -> None:
-    """Hand on what is still held, rather than let everybody race for it, and remove the mirrors."""
-    alive = sys._current_frames()
-    for entry in list(_held.values()):
-        lock = entry()
-        if lock is None or not lock.held:
-            continue
-        if lock._owner == _thread.get_ident() or lock._owner not in alive:
-            lock.release()
-        elif lock._mirror is not None:
-            # A daemon thread holds it and goes on running for a moment: the kernel frees it when that has ended.
-            lock._remove_mirror()
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return resolve(os.path.join(os.curdir, path))[0]

@@ -1,7 +1,7 @@
 """The mirror PID file: for people, `kill $(cat ...)`, `pgrep -F`, start-stop-daemon, monit, systemd's PIDFile=.
 
-Rules: never read to decide anything; readers never see half a file; a symlink in its place is replaced, not followed; it
-is flock'ed by its holder, so that `pgrep -L -F` can tell it from a stale one; it is removed only while it is ours.
+Rules: never read to decide anything; readers never see half a file; a symlink in its place is replaced, not followed;
+it is flock'ed by its holder, so that `pgrep -L -F` can tell it from a stale one; it is removed only while it is ours.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Mirror:
         _close(self._fd, self._identity)
 
     def __del__(self) -> None:
-        if hasattr(self, "_text") and is_file(self._fd, self._identity):  # an exception dropped it on its way to the lock
+        if hasattr(self, "_text") and is_file(
+            self._fd, self._identity
+        ):  # an exception dropped it on its way to the lock
             self.remove()
 
     def _is_in_place(self) -> bool:

@@ -9,9 +9,9 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
 4. hand over  Take the head of our queue, offer, wait for its answer, grant.  The lock is only ever handed to somebody
               who has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
 
-Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get the
-lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its grant, is
-killed, all waiters are woken and race: exclusion holds, the order is lost.
+Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get
+the lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its
+grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
 
 Kernel facts relied on: an abstract name is free as soon as the last reference to its socket is gone, then every pending
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
@@ -31,18 +31,12 @@ from time import monotonic
 
 from . import _descriptors, _linux
 from ._descriptors import CONNECTION, LISTENER, Socket
+from ._drive import jitter, remaining
 from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from typing import TypeVar
-
-    T = TypeVar("T")
-    Want = tuple[int, float | None]
-    """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds (None: for ever)."""
-    Steps = Generator[Want, bool, T]
-    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(), never close()."""
+    from ._drive import Steps
 
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
 
@@ -77,7 +71,7 @@ def bind(sock: Socket, address: bytes) -> bool:
 # 2. join ------------------------------------------------------------------------------------------------------
 
 
-def wait(sock: Socket, address: bytes, deadline: float | None, hand: list[Socket]) -> Steps[Socket | None]:
+def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
     """Steps 1 to 3, from the second look at a lock that `bind` found taken: its listener, or None past the deadline.
 
     `sock` is used up.  A listener is in `hand` from the moment it is granted, so that an exception which strikes on its
@@ -96,13 +90,13 @@ def wait(sock: Socket, address: bytes, deadline: float | None, hand: list[Socket
                 sock = _descriptors.open_socket()  # once connected, a socket cannot listen
             if refused is not None or monotonic() - began < _QUICK_TURN:
                 # Refused, or thrown out at once: back off, else a squatter could make us spin.
-                yield -1, _soonest(pause * _jitter(), deadline)
+                yield -1, min(pause * jitter(), remaining(deadline))
                 pause = min(pause * 2, _LONGEST_PAUSE if refused == errno.EAGAIN else _LONG_PAUSE)
             else:
                 pause = _SHORT_PAUSE
             if bind(sock, address):
                 return sock
-            if deadline is not None and monotonic() >= deadline:
+            if monotonic() >= deadline:
                 _descriptors.close(sock)
                 return None
     except BaseException:
@@ -126,7 +120,7 @@ def join(sock: Socket, address: bytes) -> int | None:
     return None
 
 
-def _take_turn(conn: Socket, address: bytes, deadline: float | None, hand: list[Socket]) -> Steps[Socket | None]:
+def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
     """Sleep in the queue until we are granted the listener; None if we were let go without, or the deadline passed."""
     believed = False
     try:
@@ -150,10 +144,10 @@ def _take_turn(conn: Socket, address: bytes, deadline: float | None, hand: list[
     return hand[0] if hand else None
 
 
-def _readable(conn: Socket, deadline: float | None) -> Steps[bool]:
+def _readable(conn: Socket, deadline: float) -> Steps[bool]:
     """Whether something, or the end, is there to be read before the deadline."""
-    while not (yield conn.fileno(), _remaining(deadline)):
-        if deadline is not None and monotonic() >= deadline:
+    while not (yield conn.fileno(), remaining(deadline)):
+        if monotonic() >= deadline:
             return False
     return True
 
@@ -305,7 +299,7 @@ def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
         conn.send(OFFER, MSG_NOSIGNAL)
         if pid == os.getpid():
             return True  # it may be a task of this very thread, which cannot answer while we wait
-        answered = yield conn.fileno(), min(_ANSWER_TIME, _remaining(deadline) or 0.0)
+        answered = yield conn.fileno(), min(_ANSWER_TIME, remaining(deadline))
         return answered and conn.recv(1, MSG_DONTWAIT) == ANSWER
     except OSError:
         return False
@@ -322,16 +316,3 @@ def _grant(conn: Socket, listener: Socket) -> bool:
         return False  # it gave up, died, or does not take descriptors (SO_PASSRIGHTS, Linux 6.16)
     os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
     return True
-
-
-def _remaining(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - monotonic())
-
-
-def _soonest(seconds: float, deadline: float | None) -> float:
-    return seconds if deadline is None else min(seconds, max(0.0, deadline - monotonic()))
-
-
-def _jitter() -> float:
-    """0.5 to 1.5, so that those who were refused together do not come back together."""
-    return 0.5 + monotonic() * 1e6 % 1

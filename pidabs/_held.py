@@ -1,0 +1,38 @@
+"""The locks that this process holds: to tell a thread that would wait for itself, and to release them at exit.
+
+Only a register, as good as the last thread that looked; `Lock.held` asks the kernel.  But whoever pops a socket from
+`held` is the one who releases it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from _thread import get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _weakref import ref
+
+    from ._descriptors import Socket
+    from ._lock import Lock
+
+held: dict[Socket, ref[Lock]] = {}
+
+
+def locks() -> list[Lock]:
+    """Those that are really held."""
+    found = [entry() for entry in list(held.values())]
+    return [lock for lock in found if lock is not None and lock.held]
+
+
+@atexit.register
+def _release_at_exit() -> None:
+    """Hand on what is still held, rather than let everybody race for it, and remove the mirrors."""
+    running = sys._current_frames()
+    for lock in locks():
+        if lock._owner == get_ident() or lock._owner not in running:
+            lock.release()
+        else:
+            # A daemon thread holds it, and goes on for a moment: the kernel frees the lock when that has ended.
+            lock._remove_mirror()
