@@ -1,0 +1,239 @@
+"""`pidabs demo`, run as a user runs it: what it shows, and that nothing of it stays however it ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import DEADLINE, wait_until
+
+DEMO = [sys.executable, "-m", "pidabs", "demo"]
+
+LAST_STEP = b"waiter 3, pid"
+"""Shown while everything that the demo ever starts is alive or killed: five processes run, three of them waiting."""
+
+
+class Demo:
+    """A running demo, its output read piece by piece."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: int) -> None:
+        self.process = process
+        self.shown = b""
+        self._output = output
+
+    def read_until(self, text: bytes) -> None:
+        end = time.monotonic() + DEADLINE
+        while text not in self.shown:
+            assert self._read(end - time.monotonic()), f"ended without {text!r}: {self.shown.decode()}"
+
+    def finish(self) -> int:
+        """Read on to the end: the exit code."""
+        end = time.monotonic() + DEADLINE
+        while self._read(end - time.monotonic()):
+            pass
+        return self.process.wait(DEADLINE)
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._output], [], [], max(0.0, seconds))
+        assert ready, f"the demo is stuck: {self.shown.decode()}"
+        try:
+            data = os.read(self._output, 4096)
+        except OSError:  # a terminal that nobody has open any more
+            data = b""
+        self.shown += data
+        return bool(data)
+
+    def pids(self) -> set[int]:
+        """The processes that it has named, itself excepted."""
+        return set(map(int, re.findall(rb"pid (\d+)", self.shown))) - {self.process.pid}
+
+
+@contextmanager
+def demo(tmp_path: Path, *, terminal: bool = False, command: list[str] = DEMO, **env: str) -> Iterator[Demo]:
+    """Run it with its temporary files in `tmp_path` and its output in a pipe, or with a terminal of its own."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**{key: value for key, value in os.environ.items() if key != "NO_COLOR"}, "TMPDIR": str(tmp_path), **env},
+        stdin=theirs if terminal else subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: _prepare(terminal),
+    )
+    os.close(theirs)
+    running = Demo(process, ours)
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+        os.close(ours)
+
+
+def _prepare(terminal: bool) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in a script's background
+    if terminal:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def assert_nothing_left(demo: Demo, tmp_path: Path) -> None:
+    assert [pid for pid in demo.pids() if _alive(pid)] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"  # whoever adopted the dead daemons may not have reaped them yet
+
+
+def test_all_is_as_claimed_and_nothing_is_left(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with demo(tmp_path) as running:
+        assert running.finish() == 0, running.shown.decode()
+        took = time.monotonic() - began
+        text = running.shown.decode()
+        assert took < 20, text
+        assert text.count("REFUSED, AlreadyLocked: ") == 2
+        assert text.count("runs, pid ") == 4
+        assert re.search(r"the lock was free \d+\.\d\d ms after the kill", text)
+        assert text.count(": fooled") == text.count(": not fooled") == 1
+        waiting = re.findall(r"waiter (\d), pid (\d+), is asleep", text)
+        assert [number for number, _ in waiting] == ["1", "2", "3"]
+        assert re.findall(r"got it +waiter (\d), pid (\d+), \d+\.\d\d ms", text) == waiting
+        assert "\033" not in text
+        assert text.isascii()  # for any terminal
+        assert len(running.pids()) == 8  # four daemons, a stranger, three waiters
+        assert_nothing_left(running, tmp_path)
+
+
+def test_stale_pid_files_name_the_process_that_was_killed(tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        assert running.finish() == 0
+        dead = re.findall(r"SIGKILL +pid (\d+) is dead", running.shown.decode())
+        assert len(dead) == 2
+        assert re.findall(r"\.pid still says (\d+)", running.shown.decode()) == dead
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+@pytest.mark.parametrize("moment", [b"1. A daemon", b"problem.pid says so", b"unrelated process", LAST_STEP])
+def test_interrupted_it_leaves_nothing(tmp_path: Path, sig: signal.Signals, moment: bytes) -> None:
+    with demo(tmp_path) as running:
+        running.read_until(moment)
+        running.process.send_signal(sig)
+        assert running.finish() == 128 + sig, running.shown.decode()
+        assert f"ended by {sig.name}" in running.shown.decode()
+        assert "Traceback" not in running.shown.decode()
+        assert_nothing_left(running, tmp_path)
+
+
+def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
+    with demo(tmp_path, terminal=True) as running:
+        running.read_until(LAST_STEP)
+        os.write(running._output, b"\x03")
+        assert running.finish() == 130, running.shown.decode()
+        assert_nothing_left(running, tmp_path)
+
+
+def test_a_second_ctrl_c_does_not_stop_the_tidying_up(tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        running.read_until(b"unrelated process")
+        for _ in range(20):
+            running.process.send_signal(signal.SIGINT)
+        assert running.finish() == 130, running.shown.decode()
+        assert_nothing_left(running, tmp_path)
+
+
+def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    with demo(tmp_path, command=["nohup", *DEMO]) as running:
+        running.read_until(b"problem.pid says so")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.finish() == 0, running.shown.decode()
+
+
+@pytest.mark.parametrize("moment", [b"problem.pid says so", b"swap.pid says so", LAST_STEP])
+def test_killed_its_processes_end_by_themselves(tmp_path: Path, moment: bytes) -> None:
+    with demo(tmp_path) as running:
+        running.read_until(moment)
+        running.process.kill()
+        running.finish()
+        wait_until(lambda: not any(map(_alive, running.pids())), "the demo's processes end")
+        assert b"Traceback" not in running.shown
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(DEMO, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    shown = os.read(reader, 20)
+    os.close(reader)
+    _, errors = process.communicate(timeout=DEADLINE)
+    assert shown
+    assert (process.returncode, errors) == (141, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    for wanted, env in (
+        (True, {"TERM": "xterm"}),
+        (False, {"TERM": "dumb"}),
+        (False, {"TERM": "xterm", "NO_COLOR": "1"}),
+    ):
+        with demo(tmp_path, terminal=True, **env) as running:
+            assert running.finish() == 0, running.shown.decode()
+            assert (b"\033[" in running.shown) == wanted, env
+
+
+def test_without_python_daemon_it_says_what_to_install(tmp_path: Path) -> None:
+    done = altered(tmp_path, "sys.modules.update(daemon=None, lockfile=None)  # as if they could not be imported")
+    assert done.returncode == 69
+    assert done.stdout == ""
+    assert 'pip install "pidabs[daemon]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("alteration", "complaint"),
+    [
+        ("demo._programs = lambda stage: programs(stage)[1:] * 2", "the daemon was not refused, it runs as pid "),
+        ("demo._programs = lambda stage: programs(stage)[:1] * 2", "the lock's holder is None, not the daemon"),
+        ("demo._AFTER = 'raise SystemExit(\"no luck\")'", "the daemon does not start\nno luck"),
+        ("demo._BEFORE = 'no such line'", "the two daemons differ"),
+        ("demo.DEADLINE, demo._WAITER = 2.0, ''", "waiter 1 did not join the queue"),
+    ],
+    ids=["not-refused", "not-held", "not-started", "not-swapped", "not-waiting"],
+)
+def test_what_is_not_as_claimed_fails_the_demo(tmp_path: Path, alteration: str, complaint: str) -> None:
+    done = altered(tmp_path, f"programs = demo._programs; {alteration}")
+    assert done.returncode == 1, done.stdout
+    assert "\nNOT AS CLAIMED: " in done.stdout
+    assert complaint in done.stdout
+    assert "All as claimed" not in done.stdout
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def altered(tmp_path: Path, alteration: str) -> subprocess.CompletedProcess[str]:
+    """Run a demo with something in it changed."""
+    code = f"import sys; from pidabs.cli import demo, main; {alteration}\nsys.exit(main(['demo']))"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
