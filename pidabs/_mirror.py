@@ -89,11 +89,18 @@ class Mirror:
             if self._text == b"%d\n" % os.getpid() and self._is_in_place():
                 os.unlink(self.path)
         except OSError:
-            if is_file(self._fd, self._identity):
-                os.ftruncate(self._fd, 0)  # at least nobody is led to signal our pid
+            self._empty()
             raise
         finally:
             self.forget()
+
+    def _empty(self) -> None:
+        """So that nobody is led to signal our pid."""
+        try:
+            if is_file(self._fd, self._identity):
+                os.ftruncate(self._fd, 0)
+        except OSError:
+            pass  # opened again by `relock`, and not for writing
 
     def forget(self) -> None:
         """Close our copy; the file stays."""
