@@ -35,7 +35,6 @@ def jitter() -> float:
 
 def run(steps: Steps[T]) -> T:
     """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up."""
-    poller = poll()
     registered = -1
     try:
         fd, seconds = next(steps)

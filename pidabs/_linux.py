@@ -76,7 +76,7 @@ def trusted(uid: int) -> bool:
     Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in
     particular.
     """
-    return uid in (0, os.geteuid()) and uid != _overflow_uid()
+    return (uid == 0 or uid == os.geteuid()) and uid != _overflow_uid()
 
 
 def _overflow_uid() -> int:

@@ -186,14 +186,16 @@ class Lock:
     # What acquire and release are made of ---------------------------------------------------------------------------
 
     def _check_not_ours(self) -> None:
-        with _descriptors.guard:
-            sock = self._sock
-            if self.held:
-                if self._owner == _thread.get_ident():
-                    raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
-            elif sock is not None and _held.held.pop(sock, None) is not None:  # lost, or left behind by a fork
+        sock = self._sock
+        if sock is None:
+            return
+        if _descriptors.is_listener(sock, self.address):
+            if self._owner == _thread.get_ident():
+                raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
+        elif _held.held.pop(sock, None) is not None:  # lost, or left behind by a fork; not just being released
+            if self._sock is sock:
                 self._sock = None
-                _descriptors.abandon(sock)
+            _descriptors.abandon(sock)
 
     def _wait(self, sock: Socket, seconds: float | None, hand: list[Socket]) -> Socket | None:
         if seconds == 0:
@@ -266,8 +268,13 @@ class Lock:
         self._owner = _thread.get_ident()
         if self._sock is not None:
             self._sock.listen(_queue.BACKLOG)
-        if self._mirror is not None:
-            self._mirror.move_here()
+        mirror = self._mirror
+        try:
+            if mirror is not None:
+                mirror.move_here()
+        except OSError as exc:
+            self._mirror = None
+            warn(f"PID file {self._mirror_path!r} of lock {self.name!r} cannot be written by its new holder: {exc}")
 
     def _leave(self) -> None:
         sock, self._sock = self._sock, None
