@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from support import child
 
 import pidabs
 from pidabs._names import is_path, parse, resolve
-from support import child
 
 
 class Fspath:
@@ -25,7 +25,7 @@ def address(name: Any, scope: str | None = None) -> bytes:
     return resolve(name, scope)[1]
 
 
-# The published format ---------------------------------------------------------------------------------------------------
+# The published format -----------------------------------------------------------------------------------------
 
 
 def test_short_name_is_spelled_out() -> None:
@@ -77,7 +77,7 @@ def test_longest_scope_leaves_room_for_a_hash_and_a_tail() -> None:
     assert len(hashed) == 107
 
 
-# Paths ------------------------------------------------------------------------------------------------------------------
+# Paths --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_var_run_and_run_exclude_each_other(name: str) -> None:
         pidabs.Lock(f"/run/{name}").acquire(timeout=0)
 
 
-# Bytes ------------------------------------------------------------------------------------------------------------------
+# Bytes --------------------------------------------------------------------------------------------------------
 
 
 def test_str_and_bytes_are_the_same_name() -> None:
@@ -185,7 +185,7 @@ def test_name_that_is_no_utf8_locks_and_is_shown(name: str) -> None:
         assert os.fsdecode(raw) == caught.value.name
 
 
-# What is refused --------------------------------------------------------------------------------------------------------
+# What is refused ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_path_to_a_name_that_begins_with_a_hash_sign_is_none(tmp_path: Path) -> 
     assert resolve(tmp_path / "#x")[0] == os.path.realpath(tmp_path) + "/#x"
 
 
-# Scopes -----------------------------------------------------------------------------------------------------------------
+# Scopes -------------------------------------------------------------------------------------------------------
 
 
 def test_scope_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,9 @@ def test_scopes_set_locks_of_one_name_apart(name: str) -> None:
     with (
         pidabs.Lock(name),
         pidabs.Lock(name, scope="blue") as blue,
-        child("import pidabs; say(pidabs.holder(sys.argv[1]).pid)", args=(name,), env={"PIDABS_SCOPE": "blue"}) as other,
+        child(
+            "import pidabs; say(pidabs.holder(sys.argv[1]).pid)", args=(name,), env={"PIDABS_SCOPE": "blue"}
+        ) as other,
     ):
         other.expect(str(os.getpid()))
         with pytest.raises(pidabs.Timeout):
@@ -261,7 +263,7 @@ def test_scopes_set_locks_of_one_name_apart(name: str) -> None:
         assert blue.held
 
 
-# And back ---------------------------------------------------------------------------------------------------------------
+# And back -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", [None, "blue", "#", "é"])

@@ -1,0 +1,1122 @@
+"""The protocol: order, hand-over, giving up, and peers that are dead, stopped, hostile or wrong.
+
+A race is forced: raw sockets play the holder or a waiter, and say each byte when the test wants it said.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import HOLD, Child, child, must_block, open_descriptors, wait_until
+
+import pidabs
+from pidabs import _descriptors, _diag, _queue
+
+ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
+STRANGER = 12346
+
+
+def address(name: str) -> bytes:
+    return b"\0pidabs:" + name.encode()
+
+
+def queue_length(name: str) -> int:
+    """Entries in the lock's queue, dead ones included."""
+    listed = _diag.find(address(name))
+    return listed.queued if listed else 0
+
+
+def living(name: str) -> int:
+    return pidabs.Lock(name).waiters()
+
+
+@contextmanager
+def raw() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(20)
+        yield sock
+
+
+def play_holder(sock: socket.socket, name: str, backlog: int = 100) -> socket.socket:
+    sock.bind(address(name))
+    sock.listen(backlog)
+    return sock
+
+
+def play_waiter(sock: socket.socket, name: str, word: bytes = b"W") -> socket.socket:
+    sock.connect(address(name))
+    if word:
+        sock.send(word)
+    return sock
+
+
+def grant(conn: socket.socket, *descriptors: int, word: bytes = b"L") -> None:
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    conn.sendmsg([word], ancillary)
+
+
+def granted(conn: socket.socket) -> tuple[bytes, list[int]]:
+    data, ancillary, _, _ = conn.recvmsg(1, socket.CMSG_SPACE(64))
+    found = array.array("i")
+    for _, _, payload in ancillary:
+        found.frombytes(payload)
+    return data, list(found)
+
+
+WAIT = """
+    import pidabs
+    lock = pidabs.Lock(sys.argv[1])
+    timeout = float(sys.argv[2]) if len(sys.argv) > 2 else None
+    say("asks")
+    try:
+        lock.acquire(timeout)
+    except pidabs.Timeout:
+        say("timeout")
+    else:
+        say("held")
+        listen()
+        lock.release()
+        say("released")
+"""
+
+
+@contextmanager
+def waiting(name: str, count: int = 1, *args: str) -> Iterator[list[Child]]:
+    """That many processes in the queue of a lock that is held, in the order of the list."""
+    with ExitStack() as stack:
+        children = []
+        for _ in range(count):
+            before = queue_length(name)
+            process = stack.enter_context(child(WAIT, args=(name, *args)))
+            process.expect("asks")
+            wait_until(lambda before=before: queue_length(name) == before + 1, "the waiter to be in the queue")  # type: ignore[misc]
+            children.append(process)
+        yield children
+
+
+# Order --------------------------------------------------------------------------------------------------------
+
+
+def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name, 5) as processes:
+        lock.release()
+        for number, process in enumerate(processes):
+            process.expect("held")
+            assert pidabs.holder(name) == pidabs.Holder(process.pid, os.getuid(), os.getgid())
+            assert all(later.says_nothing(0) for later in processes[number + 1 :])
+            process.tell()
+            process.expect("released")
+    assert not lock.locked()
+
+
+def test_the_socket_stays_the_same_from_owner_to_owner(name: str) -> None:
+    """Had it been freed in between, anybody might have barged in."""
+    lock = pidabs.Lock(name).acquire()
+    inode = os.fstat(lock.fileno()).st_ino
+    with waiting(name, 2) as (first, second):
+        lock.release()
+        first.expect("held")
+        first.tell()
+        second.expect("held")
+        listed = _diag.find(lock.address)
+        assert listed is not None
+        assert inode == listed.inode
+
+
+def test_newcomer_cannot_overtake(name: str) -> None:
+    """1. a waiter queues; 2. it is offered the lock, and is slow; 3. a newcomer tries all the while, in vain."""
+    with child(HOLD, args=(name,)) as holder, raw() as waiter:
+        holder.expect("held")
+        play_waiter(waiter, name)
+        holder.tell()
+        assert waiter.recv(1) == b"O"
+        with pytest.raises(pidabs.Timeout):
+            pidabs.Lock(name).acquire(timeout=0)
+        waiter.send(b"A")
+        holder.expect("released")
+        with pytest.raises(pidabs.Timeout):  # the grant is under way, and nobody has it open
+            pidabs.Lock(name).acquire(timeout=0)
+        word, (listener,) = granted(waiter)
+        assert word == b"L"
+        with socket.socket(fileno=listener) as sock:
+            assert address(name) == sock.getsockname()
+
+
+def test_releaser_that_comes_back_at_once_waits_its_turn(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name) as (other,):
+        lock.release()
+        with pytest.raises(pidabs.Timeout):
+            lock.acquire(timeout=0)
+        other.expect("held")
+
+
+def test_threads_of_the_holders_process_are_granted_at_once(name: str) -> None:
+    """A waiter of our own process may be a task of the releasing thread, so it need not answer first."""
+    lock = pidabs.Lock(name).acquire()
+    with raw() as waiter:
+        play_waiter(waiter, name)
+        lock.release()  # in this thread: nobody can answer meanwhile
+        word, descriptors = granted(waiter)
+        if word == b"O":
+            word, descriptors = granted(waiter)
+        assert word == b"L"
+        os.close(*descriptors)
+
+
+def test_threads_and_processes_stand_in_one_queue(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name) as (first,):
+        thread = must_block(lambda: pidabs.Lock(name).acquire())
+        wait_until(lambda: living(name) == 2)
+        lock.release()
+        first.expect("held")
+        first.tell()
+        thread().release()
+
+
+# Waiters that cannot take it ----------------------------------------------------------------------------------
+
+
+def test_stopped_head_is_skipped_and_has_its_turn_later(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name, 2) as (stopped, second):
+        stopped.signal(signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{stopped.pid}/stat").read_text().split()[2] == "T")
+        lock.release()
+        second.expect("held")
+        stopped.signal(signal.SIGCONT)
+        wait_until(lambda: living(name) == 1, "the stopped one to queue again")
+        assert stopped.says_nothing()
+        second.tell()
+        stopped.expect("held")
+
+
+def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name) as (stopped,):
+        stopped.signal(signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{stopped.pid}/stat").read_text().split()[2] == "T")
+        lock.release()
+        assert not lock.locked()
+        stopped.signal(signal.SIGCONT)
+        stopped.expect("held")
+
+
+def test_waiter_killed_in_the_queue(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name, 3) as (first, killed, third):
+        killed.kill()
+        lock.release()
+        first.expect("held")
+        first.tell()
+        third.expect("held")
+
+
+def test_holder_killed_with_waiters(name: str) -> None:
+    """All wake and race: one gets it, then the next, never two."""
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with waiting(name, 3) as processes:
+            holder.kill()
+            left = list(processes)
+            while left:
+                winner = wait_until(lambda: next((one for one in left if not one.says_nothing(0)), None))
+                winner.expect("held")
+                left.remove(winner)
+                assert pidabs.holder(name) == pidabs.Holder(winner.pid, os.getuid(), os.getgid())
+                assert all(other.says_nothing(0.05) for other in left)
+                winner.kill()
+    assert not pidabs.Lock(name).locked()
+
+
+def test_next_owner_killed_before_it_reads_its_grant(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with (
+        child(
+            """
+            import socket
+            sock = socket.socket(socket.AF_UNIX); sock.connect(b"\\0pidabs:" + sys.argv[1].encode()); sock.send(b"W")
+            say("queued")
+            say(sock.recv(1).decode())
+            sock.send(b"A")
+            import select
+            select.select([sock], [], [])                 # the grant is here, and never read
+            say("granted")
+            listen()
+            """,
+            args=(name,),
+        ) as doomed,
+    ):
+        doomed.expect("queued")
+        with waiting(name) as (second,):
+            lock.release()
+            doomed.expect("O")
+            doomed.expect("granted")
+            assert second.says_nothing()
+            assert lock.locked()
+            doomed.kill()
+            second.expect("held")
+
+
+def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with child(
+        """
+        import socket, pidabs
+        sock = socket.socket(socket.AF_UNIX); sock.connect(b"\\0pidabs:" + sys.argv[1].encode()); sock.send(b"W")
+        say("queued")
+        sock.recv(1); sock.shutdown(socket.SHUT_RD); sock.send(b"A")
+        say("left")
+        listen()
+        """,
+        args=(name,),
+    ) as leaving:
+        leaving.expect("queued")
+        with waiting(name) as (second,):
+            lock.release()
+            second.expect("held")
+            leaving.expect("left")
+
+
+def test_waiter_that_times_out(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with waiting(name, 1, "0.3") as (brief,), waiting(name) as (second,):
+        brief.expect("timeout")
+        wait_until(lambda: living(name) == 1)
+        lock.release()
+        second.expect("held")
+
+
+@pytest.mark.parametrize("word", [b"", b"X", b"A", b"O", b"L"])
+def test_connections_that_are_no_waiters_are_skipped(name: str, word: bytes) -> None:
+    """Who only looks who holds the lock does not say W, and must not be handed it."""
+    lock = pidabs.Lock(name).acquire()
+    with raw() as probe:
+        play_waiter(probe, name, word)
+        with waiting(name) as (waiter,):
+            lock.release()
+            waiter.expect("held")
+        assert b"L" not in probe.recv(10)
+
+
+@pytest.mark.parametrize("answer", [b"W", b"N", b"L", b"\0"])
+def test_wrong_answers_are_skipped(name: str, answer: bytes) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with raw() as strange, ExitStack() as stack:
+            play_waiter(strange, name)
+            (waiter,) = stack.enter_context(waiting(name))
+            holder.tell()
+            assert strange.recv(1) == b"O"
+            strange.send(answer)
+            waiter.expect("held")
+            assert granted(strange) == (b"", [])
+
+
+def test_waiter_that_never_answers_is_skipped(name: str) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with raw() as silent, ExitStack() as stack:
+            play_waiter(silent, name)
+            (waiter,) = stack.enter_context(waiting(name))
+            holder.tell()
+            waiter.expect("held")
+            assert granted(silent) == (b"O", [])
+            assert granted(silent) == (b"", [])
+
+
+def test_release_does_not_wait_for_many_who_never_answer(name: str) -> None:
+    """Past its time it frees the lock, and whoever can take it does."""
+    with child(HOLD, args=(name,)) as holder, ExitStack() as stack:
+        holder.expect("held")
+        for _ in range(100):  # at 20 ms each this were 2 s
+            play_waiter(stack.enter_context(raw()), name)
+        (waiter,) = stack.enter_context(waiting(name))
+        began = time.monotonic()
+        holder.tell()
+        holder.expect("released")
+        assert time.monotonic() - began < 1.5
+        waiter.expect("held")
+
+
+@pytest.mark.parametrize("dead", [1, 255, 256, 600])
+def test_dead_entries_at_the_head(name: str, dead: int) -> None:
+    lock = pidabs.Lock(name).acquire()
+    for _ in range(dead):
+        with raw() as gone:
+            play_waiter(gone, name)
+    assert queue_length(name) == dead
+    with waiting(name) as (waiter,):
+        lock.release()
+        waiter.expect("held")
+
+
+def test_dead_entries_are_drained_when_the_holder_asks(name: str) -> None:
+    with pidabs.Lock(name) as lock:
+        for _ in range(100):
+            with raw() as gone:
+                play_waiter(gone, name)
+        assert queue_length(name) == 100
+        with waiting(name) as (waiter,):
+            assert lock.waiters() == 1
+            assert queue_length(name) == 1
+            assert waiter.says_nothing()
+            lock.release()
+            waiter.expect("held")
+            waiter.tell()
+            waiter.expect("released")
+        lock.acquire()  # for the `with` to release
+
+
+def test_others_do_not_drain(name: str) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with raw() as gone:
+            play_waiter(gone, name)
+        assert living(name) == 0
+        assert queue_length(name) == 1
+
+
+# Giving up ----------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+@contextmanager
+def hold_up(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Any]:
+    """Stop a waiter of this process at the moment in which it gives up; go on when told."""
+
+    class Stop:
+        reached = threading.Event()
+        go_on = threading.Event()
+
+    original = _queue.give_up
+
+    def give_up(*args: Any) -> Any:
+        Stop.reached.set()
+        assert Stop.go_on.wait(20)
+        return original(*args)
+
+    monkeypatch.setattr(_queue, "give_up", give_up)
+    yield Stop
+
+
+def test_grant_that_arrives_as_the_waiter_gives_up_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. the deadline passes; 2. the grant is sent; 3. the waiter shuts down, reads once more, and has it."""
+    with hold_up(monkeypatch, name) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+        holder.expect("listens")
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
+        holder.expect("W")
+        assert stop.reached.wait(20)
+        holder.tell("L")
+        holder.expect("granted")
+        stop.go_on.set()
+        lock = blocked()
+        assert lock.held
+        assert pidabs.holder(name) == lock.holder() == pidabs.Holder(os.getpid(), os.getuid(), os.getgid())
+        lock.release()
+        assert not lock.locked()
+
+
+def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder grants to its own process without waiting for an answer, so both may be there to be read."""
+    with hold_up(monkeypatch, name) as stop:
+        lock = pidabs.Lock(name).acquire()
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
+        assert stop.reached.wait(20)
+        lock.release()
+        stop.go_on.set()
+        blocked().release()
+        assert not lock.locked()
+
+
+def test_offer_that_arrives_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not answered any more, the holder goes on, and the next one gets the lock."""
+    with hold_up(monkeypatch, name) as stop, child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
+        with waiting(name) as (second,):
+            assert stop.reached.wait(20)
+            holder.tell()
+            second.expect("held")
+            stop.go_on.set()
+            with pytest.raises(pidabs.Timeout):
+                blocked()
+            assert pidabs.holder(name) == pidabs.Holder(second.pid, os.getuid(), os.getgid())
+
+
+def test_grant_after_the_waiter_has_given_up_fails_and_the_next_gets_it(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with raw() as leaving:
+        play_waiter(leaving, name)
+        leaving.shutdown(socket.SHUT_RDWR)
+        with waiting(name) as (second,):
+            lock.release()
+            second.expect("held")
+
+
+GRANT_WHEN_TOLD = """
+    import socket, array
+    listener = socket.socket(socket.AF_UNIX); listener.bind(b"\\0pidabs:" + sys.argv[1].encode()); listener.listen(100)
+    say("listens")
+    conn, _ = listener.accept()
+    say(conn.recv(1).decode())
+    while word := listen():
+        if word == "O":
+            conn.send(b"O")
+            say(conn.recv(1).decode())
+        if word == "L":
+            conn.sendmsg([b"L"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))])
+            listener.close()
+            say("granted")
+"""
+"""Child code: hold a lock by hand."""
+
+CANCELLED = """
+    import pidabs, signal
+    def interrupt(*_): raise KeyboardInterrupt
+    signal.signal(signal.SIGUSR1, interrupt)
+    lock = pidabs.Lock(sys.argv[1])
+    try:
+        lock.acquire()
+    except KeyboardInterrupt:
+        say("cancelled", lock.held)
+    listen()
+"""
+
+
+def test_waiter_that_is_interrupted_leaves_the_queue(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with child(CANCELLED, args=(name,)) as cancelled:
+        wait_until(lambda: living(name) == 1)
+        with waiting(name) as (second,):
+            cancelled.signal(signal.SIGUSR1)
+            cancelled.expect("cancelled False")
+            assert living(name) == 1
+            lock.release()
+            second.expect("held")
+
+
+def test_cancel_with_a_grant_in_flight_hands_it_on(name: str) -> None:
+    """1. the waiter has said yes; 2. it is cancelled; 3. the grant is here; 4. it goes to the next, not to the race."""
+    with child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+        holder.expect("listens")
+        hand: list[Any] = []
+        sock = _descriptors.open_socket()
+        steps = _queue.wait(sock, address(name), time.monotonic() + 20, hand)
+        want = next(steps)
+        assert want[0] >= 0
+        holder.expect("W")
+        holder.tell("O")
+        with waiting(name) as (second,):
+            want = steps.send(True)  # reads the offer, answers
+            holder.expect("A")
+            inode = getattr(_diag.find(address(name)), "inode", None)
+            holder.tell("L")
+            holder.expect("granted")
+            with pytest.raises(Interrupted):
+                _finish(steps, steps.throw(Interrupted()))
+            second.expect("held")
+            assert inode == getattr(_diag.find(address(name)), "inode", None)
+
+
+def _finish(steps: Any, want: Any) -> None:
+    """Drive the rest of the steps."""
+    import select
+
+    while True:
+        fd, seconds = want
+        poller = select.poll()
+        if fd >= 0:
+            poller.register(fd, select.POLLIN)
+        want = steps.send(bool(poller.poll(20_000 if seconds is None else seconds * 1000)))
+
+
+# Where one cannot queue ---------------------------------------------------------------------------------------
+
+
+def test_full_queue(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the order and the wake-up, not the lock."""
+    monkeypatch.setattr(_queue, "BACKLOG", 1)
+    lock = pidabs.Lock(name).acquire()
+    with raw() as first, raw() as second:
+        play_waiter(first, name)
+        play_waiter(second, name)
+        with raw() as third:
+            third.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                third.connect(address(name))
+        blocked = must_block(lambda: pidabs.Lock(name).acquire())
+        with pytest.raises(pidabs.Timeout, match=f"held by pid {os.getpid()} "):
+            pidabs.Lock(name).acquire(0.05)
+        first.close()
+        second.close()
+        lock.release()
+        blocked().release()
+    assert not lock.locked()
+
+
+def unshare(*flags: str) -> list[str] | None:
+    """The words that run a program in namespaces of its own, None where that is denied."""
+    command = ["unshare", *flags, "--"]
+    try:
+        ok = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return None
+    return command if ok else None
+
+
+def in_namespace(*flags: str) -> list[str]:
+    command = unshare(*flags)
+    if command is None:
+        pytest.skip(f"unshare {' '.join(flags)} is denied here")
+    return command
+
+
+def run_in(command: list[str], code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, sys.executable, "-c", Child.PREAMBLE + code, *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd="/",
+        check=False,
+    )
+
+
+def test_somaxconn_of_a_small_host(name: str) -> None:
+    """The kernel's own bound on a queue: here one of 2 entries, and 6 processes that want the lock."""
+    code = """
+import subprocess
+with open("/proc/sys/net/core/somaxconn", "w") as file: file.write("1")
+worker = "import pidabs, sys\\nwith pidabs.Lock(sys.argv[1]):\\n    print('one', flush=True)"
+import pidabs
+lock = pidabs.Lock(sys.argv[1]).acquire()
+workers = [subprocess.Popen([sys.executable, "-c", worker, sys.argv[1]]) for _ in range(6)]
+import time
+end = time.monotonic() + 20
+while pidabs._diag.find(lock.address).queued < 2: assert time.monotonic() < end
+lock.release()
+assert [worker.wait(20) for worker in workers] == [0] * 6
+say("done", lock.locked())
+"""
+    done = run_in(in_namespace("--net", "--mount-proc", "--pid", "--fork"), code, name)
+    assert done.stdout.split("\n") == ["one"] * 6 + ["done False", ""], done.stderr
+
+
+def test_window_between_bind_and_listen(name: str) -> None:
+    """A connect there is refused as on a free name; the waiter goes on trying, and queues once there is a queue."""
+    with raw() as taking:
+        taking.bind(address(name))
+        with child(WAIT, args=(name,)) as waiter:
+            waiter.expect("asks")
+            assert waiter.says_nothing()
+            with pytest.raises(pidabs.Timeout):
+                pidabs.Lock(name).acquire(0)
+            with pytest.raises(pidabs.Timeout):
+                pidabs.Lock(name).acquire(0.05)
+            taking.listen(10)
+            wait_until(lambda: living(name) == 1)
+            assert waiter.says_nothing(0.05)
+            taking.close()
+            waiter.expect("held")
+
+
+def test_bound_and_never_listening_and_then_closed(name: str) -> None:
+    with raw() as taking:
+        taking.bind(address(name))
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(20))
+        taking.close()
+        blocked().release()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0003, 0.002])
+def test_squatter_that_throws_us_out_does_not_make_us_spin(name: str, delay: float) -> None:
+    with raw() as squatter, ExitStack() as stack:
+        play_holder(squatter, name)
+        stack.enter_context(child(WAIT, args=(name,)))
+        thrown_out = 0
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            conn, _ = squatter.accept()
+            time.sleep(delay)
+            conn.close()
+            thrown_out += 1
+        # Pauses grow to 5 ms, so some 100 to 200; without them there are some 10,000.
+        assert thrown_out < 400
+
+
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+
+
+def landlock_version() -> int:
+    if platform.machine() not in ("x86_64", "aarch64"):
+        return 0
+    return ctypes.CDLL(None, use_errno=True).syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+
+
+SANDBOXED = """
+import ctypes, struct, pidabs
+libc = ctypes.CDLL(None, use_errno=True)
+rules = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, 1))
+fd = libc.syscall(444, rules, ctypes.c_size_t(24), 0)
+assert fd >= 0, ctypes.get_errno()
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.syscall(446, fd, 0) == 0, ctypes.get_errno()
+lock = pidabs.Lock(sys.argv[1])
+try:
+    lock.acquire(timeout=0.05)
+except pidabs.Timeout as exc:
+    say("timeout", exc)
+say("asks")
+lock.acquire()
+say("held")
+listen()
+lock.release()
+say("released")
+"""
+
+
+@pytest.mark.skipif(landlock_version() < 6, reason="this kernel has no Landlock scopes (Linux 6.12)")
+def test_sandbox_that_may_not_connect_still_excludes_and_gets_the_lock(name: str) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with child(SANDBOXED, args=(name,)) as sandboxed:
+            # It may not ask who; it is told at least that there is somebody.
+            assert sandboxed.read_line().startswith(f"timeout cannot acquire lock '{name}' within 0.05 s: held by ")
+            sandboxed.expect("asks")
+            assert sandboxed.says_nothing()
+            assert queue_length(name) == 0
+            holder.tell()
+            sandboxed.expect("held")
+            with pytest.raises(pidabs.Timeout):
+                pidabs.Lock(name).acquire(0)
+            with waiting(name) as (waiter,):
+                sandboxed.tell()
+                sandboxed.expect("released")
+                waiter.expect("held")
+
+
+# Grants that are not to be believed ---------------------------------------------------------------------------
+
+
+FalseGrant = Callable[[str], "tuple[bytes, list[int]]"]
+
+
+def listening(path: bytes, kind: int = socket.SOCK_STREAM, listen: bool = True) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.bind(path)
+    if listen:
+        sock.listen()
+    return sock
+
+
+def a_file(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [os.open("/dev/null", os.O_RDONLY)]
+
+
+def a_datagram_socket(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [listening(address(name), socket.SOCK_DGRAM, False).detach()]
+
+
+def a_seqpacket_listener(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [listening(address(name), socket.SOCK_SEQPACKET).detach()]
+
+
+def another_name(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [listening(address(name) + b"-").detach()]
+
+
+def a_longer_name_with_a_nul(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [listening(address(name) + b"\0").detach()]
+
+
+def a_tcp_listener(name: str) -> tuple[bytes, list[int]]:
+    return b"L", [socket.create_server(("127.0.0.1", 0)).detach()]
+
+
+def a_connection_to_the_lock(name: str) -> tuple[bytes, list[int]]:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(address(name))
+    return b"L", [sock.detach()]
+
+
+def nothing(name: str) -> tuple[bytes, list[int]]:
+    return b"L", []
+
+
+def wrong_byte(name: str) -> tuple[bytes, list[int]]:
+    return b"X", []
+
+
+def wrong_byte_with_a_descriptor(name: str) -> tuple[bytes, list[int]]:
+    return b"X", [os.open("/dev/null", os.O_RDONLY)]
+
+
+def long_message(name: str) -> tuple[bytes, list[int]]:
+    return b"L" * 5000, []
+
+
+FALSE_GRANTS: list[FalseGrant] = [
+    a_file,
+    a_datagram_socket,
+    a_seqpacket_listener,
+    another_name,
+    a_longer_name_with_a_nul,
+    a_tcp_listener,
+    a_connection_to_the_lock,
+    nothing,
+    wrong_byte,
+    wrong_byte_with_a_descriptor,
+    long_message,
+]
+
+
+@contextmanager
+def answered_offer(listener: socket.socket, process: Child) -> Iterator[socket.socket]:
+    """The connection of a waiter that has said yes."""
+    process.expect("asks")
+    conn, _ = listener.accept()
+    with conn:
+        conn.settimeout(20)
+        assert conn.recv(1) == b"W"
+        conn.send(b"O")
+        assert conn.recv(1) == b"A"
+        yield conn
+
+
+COUNTS = """
+    import pidabs
+    before = len(os.listdir("/proc/self/fd"))
+    lock = pidabs.Lock(sys.argv[1])
+    say("asks")
+    lock.acquire()
+    say("held", len(os.listdir("/proc/self/fd")) == before + 1)
+    listen()
+"""
+"""Child code: acquire, and tell whether the lock's is the only new descriptor."""
+
+
+@pytest.mark.parametrize("make", FALSE_GRANTS)
+@pytest.mark.parametrize("offered", [True, False])
+def test_false_grants_are_not_believed(name: str, make: FalseGrant, offered: bool) -> None:
+    """The waiter hangs up, closes what it was sent, and asks again."""
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        if offered:
+            with answered_offer(listener, waiter) as conn:
+                word, descriptors = make(name)
+                grant(conn, *descriptors, word=word)
+                assert hung_up(conn)
+        else:
+            waiter.expect("asks")
+            conn, _ = listener.accept()
+            with conn:
+                conn.settimeout(20)
+                word, descriptors = make(name)
+                grant(conn, *descriptors, word=word)
+                assert hung_up(conn)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        assert waiter.says_nothing(0.05)
+        listener.close()
+        waiter.expect("held True")
+
+
+def hung_up(conn: socket.socket) -> bool:
+    """Whether the other side closes the connection, whatever it had said before."""
+    while True:
+        try:
+            if not conn.recv(10):
+                return True
+        except ConnectionResetError:
+            return True
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_grant_with_several_descriptors_is_not_believed(name: str, count: int) -> None:
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            grant(conn, *[listener.fileno()] * count)
+            assert hung_up(conn)
+        assert waiter.says_nothing(0.05)
+        listener.close()
+        waiter.expect("held True")
+
+
+def test_grant_with_a_file_beside_the_listener_is_not_believed(name: str) -> None:
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter, open("/dev/null", "rb") as file:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            grant(conn, file.fileno(), listener.fileno())
+            assert hung_up(conn)
+        listener.close()
+        waiter.expect("held True")
+
+
+def test_offers_with_descriptors_give_nothing(name: str) -> None:
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            grant(conn, listener.fileno(), word=b"O")
+            assert hung_up(conn)
+        conn, _ = listener.accept()
+        with conn, open("/dev/null", "rb") as file:
+            grant(conn, file.fileno(), word=b"O")
+            assert waiter.says_nothing(0.05)
+        listener.close()
+        waiter.expect("held True")
+
+
+def test_socket_that_is_bound_and_does_not_listen_is_no_grant(name: str) -> None:
+    """The name is right, and its owner has not the lock: it would be deaf to whoever comes."""
+    with child(COUNTS, args=(name,)) as waiter, raw() as listener, raw() as deaf:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            listener.close()
+            deaf.bind(address(name))
+            grant(conn, deaf.fileno())
+            assert hung_up(conn)
+        assert waiter.says_nothing(0.05)
+        deaf.close()
+        waiter.expect("held True")
+
+
+def test_right_name_from_another_network_namespace_is_no_grant(name: str) -> None:
+    code = """
+import socket, array
+sock = socket.socket(socket.AF_UNIX); sock.bind(b"\\0pidabs:" + sys.argv[1].encode()); sock.listen()
+out = socket.socket(fileno=int(sys.argv[2]))
+out.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))])
+"""
+    command = in_namespace("--net")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run(
+            [*command, sys.executable, "-c", Child.PREAMBLE + code, name, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            check=True,
+            timeout=20,
+        )
+        _, (foreign,) = granted(ours)
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            grant(conn, foreign)
+            assert hung_up(conn)
+        os.close(foreign)
+        assert waiter.says_nothing(0.05)
+        listener.close()
+        waiter.expect("held True")
+
+
+def test_right_grant_by_hand_is_believed(name: str) -> None:
+    """The counterpart to all these: what a C program that takes part would send."""
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            grant(conn, listener.fileno())
+            listener.close()
+            waiter.expect("held True")
+            assert pidabs.holder(name) == pidabs.Holder(waiter.pid, os.getuid(), os.getgid())
+
+
+def test_granted_listener_that_blocks_does_not_block_its_next_release(name: str) -> None:
+    """O_NONBLOCK travels with the socket, and a program in C may not have set it."""
+    with raw() as listener, raw() as gone, child(WAIT, args=(name,)) as waiter:
+        listener.setblocking(True)
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            listener.setblocking(True)
+            grant(conn, listener.fileno())
+            listener.close()
+        waiter.expect("held")
+        play_waiter(gone, name)
+        gone.close()  # an entry to skip, and then none
+        waiter.tell()
+        waiter.expect("released")
+
+
+# Other users --------------------------------------------------------------------------------------------------
+
+AS_STRANGER = f"""
+    import pidabs, socket, array, select
+    os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
+"""
+
+
+@needs_root
+def test_waiter_of_another_user_is_not_granted(name: str) -> None:
+    """Not even when it says yes to everything; the lock excludes it, and it has it when it is freed."""
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        with child(AS_STRANGER + WAIT, args=(name,)) as stranger:
+            stranger.expect("asks")
+            wait_until(lambda: queue_length(name) == 1)
+            with waiting(name) as (friend,):
+                holder.tell()
+                friend.expect("held")
+                assert stranger.says_nothing()
+                friend.kill()
+                stranger.expect("held")
+                owner = pidabs.holder(name)
+                assert owner is not None
+                assert (stranger.pid, STRANGER) == (owner.pid, owner.uid)
+
+
+@needs_root
+def test_connection_of_another_user_is_not_even_offered(name: str) -> None:
+    code = (
+        AS_STRANGER
+        + """
+    sock = socket.socket(socket.AF_UNIX); sock.connect(b"\\0pidabs:" + sys.argv[1].encode()); sock.send(b"WAAAA")
+    say("queued")
+    try: say(sock.recv(10))
+    except OSError as exc: say(type(exc).__name__)
+    """
+    )
+    lock = pidabs.Lock(name).acquire()
+    with child(code, args=(name,)) as stranger:
+        stranger.expect("queued")
+        lock.release()
+        assert stranger.read_line() in ("b''", "ConnectionResetError")
+    assert not lock.locked()
+
+
+@needs_root
+def test_holder_of_another_user_is_not_believed(name: str) -> None:
+    """It plays by the rules, and hands us the true listener: still, we take the lock only when it is free."""
+    code = AS_STRANGER + GRANT_WHEN_TOLD
+    with child(code, args=(name,)) as holder:
+        holder.expect("listens")
+        with child(WAIT, args=(name,)) as waiter:
+            waiter.expect("asks")
+            holder.expect("W")
+            holder.tell("L")
+            holder.expect("granted")
+            # The descriptor that was not received is gone with its connection, and with it the lock.
+            waiter.expect("held")
+            owner = pidabs.holder(name)
+            assert owner is not None
+            assert (waiter.pid, 0) == (owner.pid, owner.uid)
+
+
+@needs_root
+def test_offer_of_another_user_is_not_answered(name: str) -> None:
+    code = (
+        AS_STRANGER
+        + """
+    listener = socket.socket(socket.AF_UNIX); listener.bind(b"\\0pidabs:" + sys.argv[1].encode()); listener.listen(100)
+    say("listens")
+    conn, _ = listener.accept()
+    assert conn.recv(1) == b"W"
+    conn.send(b"O")
+    try: say(conn.recv(1))
+    except OSError as exc: say(type(exc).__name__)
+    listen()
+    """
+    )
+    with child(code, args=(name,)) as holder:
+        holder.expect("listens")
+        with child(WAIT, args=(name,)) as waiter:
+            waiter.expect("asks")
+            assert holder.read_line() in ("b''", "ConnectionResetError")
+            assert waiter.says_nothing()
+            with pytest.raises(pidabs.Timeout, match=f"held by pid {holder.pid} .uid {STRANGER}"):
+                pidabs.Lock(name).acquire(0)
+            holder.kill()
+            waiter.expect("held")
+
+
+@needs_root
+def test_users_exclude_each_other(name: str) -> None:
+    with child(AS_STRANGER + HOLD, args=(name,)) as stranger:
+        stranger.expect("held")
+        blocked = must_block(lambda: pidabs.Lock(name).acquire())
+        stranger.tell()
+        stranger.expect("released")
+        blocked().release()
+
+
+@needs_root
+def test_root_is_granted_by_others(name: str) -> None:
+    """Who holds may be anybody; root is trusted by all."""
+    with child(AS_STRANGER + HOLD, args=(name,)) as stranger:
+        stranger.expect("held")
+        with raw() as root:
+            play_waiter(root, name)
+            stranger.tell()
+            assert root.recv(1) == b"O"
+            root.send(b"A")
+            stranger.expect("released")
+            word, (listener,) = granted(root)
+            os.close(listener)
+            assert word == b"L"
+
+
+# At the limit of descriptors ----------------------------------------------------------------------------------
+
+
+def test_owner_without_a_descriptor_to_accept_with_frees_the_lock(name: str) -> None:
+    code = """
+    import pidabs, resource
+    lock = pidabs.Lock(sys.argv[1]).acquire()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    say("held")
+    listen()
+    free = os.dup(0); os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    lock.release()
+    say("released")
+    listen()
+    """
+    with child(code, args=(name,)) as holder:
+        holder.expect("held")
+        with waiting(name) as (waiter,):
+            holder.tell()
+            holder.expect("released")
+            waiter.expect("held")
+
+
+def test_thousands_of_handovers_leave_nothing_open(name: str) -> None:
+    before = open_descriptors()
+    lock = pidabs.Lock(name)
+    with child(
+        """
+        import pidabs
+        lock = pidabs.Lock(sys.argv[1])
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(500):
+            with lock: pass
+        say(len(os.listdir("/proc/self/fd")) - before)
+        """,
+        args=(name,),
+    ) as other:
+        for _ in range(500):
+            with lock:
+                pass
+        other.expect("0")
+        assert other.wait() == 0
+    assert before == open_descriptors()
+    assert not lock.locked()
