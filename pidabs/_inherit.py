@@ -7,7 +7,8 @@ and a copy of a waiting connection would swallow a grant, so the child closes bo
 makes it the holder in SO_PEERCRED, and the parent drops its copy.
 
 The parent waits until the child has done its part, a millisecond: a byte in a pipe says so, EOF says that the fork has
-failed and nothing has moved (Python's after-fork hook runs in the parent in either case).
+failed and nothing has moved (Python's after-fork hook runs in the parent in either case).  Where a lock moves, the
+child waits in turn until the parent has dropped its copy, which closes the pipe.
 
 The only register_at_fork.  Exec needs nothing: every descriptor is close-on-exec.
 """
@@ -83,21 +84,26 @@ class _Fork:
         moving = [lock._moving() for lock in self.locks]
         _close_inherited([sock for sock, _ in moving])
         _mirror.close_inherited({fd for _, fd in moving})
-        for lock in self.locks:
-            lock._arrive()
-        if self.writer >= 0:
-            os.write(self.writer, b"1")
-            self._close()
+        try:
+            for lock in self.locks:
+                lock._arrive()
+        finally:  # whatever went wrong, the parent waits for us
+            if self.writer >= 0:
+                os.write(self.writer, b"1")
+                if self.locks:
+                    self._wait_for_parent()
+                self._close()
 
     def in_parent(self) -> None:
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
-            moved = self._child_has_spoken()
-            self._close()
-            if moved:
-                for lock in self.locks:
-                    lock._leave()
+            try:
+                if self._child_has_spoken():
+                    for lock in self.locks:
+                        lock._leave()
+            finally:
+                self._close()
 
     def _child_has_spoken(self) -> bool:
         """Whether there is a child.  It has dropped its copies, too: else a lock that we free now would stay taken."""
@@ -105,6 +111,14 @@ class _Fork:
         poller.register(self.reader, POLLIN)
         ready = poller.poll(_MOVE_TIME if self.locks else _CLOSE_TIME)
         return not ready or os.read(self.reader, 1) == b"1"
+
+    def _wait_for_parent(self) -> None:
+        """Until it has dropped its copies: else a lock that we free, or die with, would stay taken until it runs."""
+        os.close(self.reader)
+        self.reader = -1
+        poller = poll()
+        poller.register(self.writer, 0)  # POLLERR, which is always reported: nobody is left to read
+        poller.poll(_MOVE_TIME)
 
     def _close(self) -> None:
         for fd in (self.reader, self.writer):

@@ -269,12 +269,18 @@ class Lock:
         if self._sock is not None:
             self._sock.listen(_queue.BACKLOG)
         mirror = self._mirror
-        try:
-            if mirror is not None:
+        if mirror is not None:
+            try:
                 mirror.move_here()
-        except OSError as exc:
-            self._mirror = None
-            warn(f"PID file {self._mirror_path!r} of lock {self.name!r} cannot be written by its new holder: {exc}")
+            except OSError as exc:
+                import warnings
+
+                self._mirror = None
+                mirror.forget()
+                warnings.warn(
+                    f"PID file {self._mirror_path!r} of lock {self.name!r} does not name its new holder: {exc}",
+                    stacklevel=2,
+                )
 
     def _leave(self) -> None:
         sock, self._sock = self._sock, None
