@@ -3,9 +3,9 @@
     from daemon.pidfile import TimeoutPIDLockFile        ->  from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
     from lockfile.pidlockfile import PIDLockFile         ->  from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 
-The originals have to be installed (extra `daemon`): their exceptions and base classes are used, so that an `except` or an
-isinstance elsewhere still matches.  Where there are no abstract sockets (macOS, Windows) the originals themselves are
-handed out, with one warning.
+The originals have to be installed (extra `daemon`): their exceptions and base classes are used, so that an `except`
+or an isinstance elsewhere still matches.  Where there are no abstract sockets (macOS, Windows) the originals
+themselves are handed out, with one warning.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class PIDLockFile(_original.PIDLockFile):
     def acquire(self, timeout: float | None = None) -> None:
         """Take the lock.  A timeout above 0 waits so many seconds; None (in the constructor too), 0 or less tries once.
 
-        Raises AlreadyLocked after one try, LockTimeout after a wait, LockFailed if the lock or its PID file cannot be made.
+        Raises AlreadyLocked after one try, LockTimeout after a wait, LockFailed if the lock or its PID file cannot be
+        made.
         """
         timeout = timeout if timeout is not None else self.timeout
         wait = timeout if timeout is not None and timeout > 0 else 0
@@ -135,8 +136,8 @@ class PIDLockFile(_original.PIDLockFile):
             with pidfile.across_fork(), DaemonContext(pidfile=pidfile, files_preserve=[pidfile]):
                 ...
 
-        Each fork in here moves the lock to the child, until a context manager enters the pidfile and finds it taken: from
-        there on the daemon is where it belongs, and a worker that it forks does not get the lock.
+        Each fork in here moves the lock to the child, until a context manager enters the pidfile and finds it taken:
+        from there on the daemon is where it belongs, and a worker that it forks does not get the lock.
         """
         with ExitStack() as detaching:
             detaching.enter_context(_held.get(self._lock.address, self._lock).across_fork())
