@@ -124,7 +124,8 @@ def _is_ours(sock: Socket) -> bool:
         name = sock.getpeername() if sock.role == CONNECTION else sock.getsockname()
     except OSError:
         return False
-    return name == "" if sock.role == FRESH else isinstance(name, bytes) and name.startswith(PREFIX)
+    # A fork or an exception may strike between a socket's bind and the change of its role.
+    return (isinstance(name, bytes) and name.startswith(PREFIX)) or (name == "" and sock.role == FRESH)
 
 
 def is_known(sock: Socket) -> bool:
