@@ -1,7 +1,8 @@
 """The three figures that must not slip, each as a ratio within one run: `python bench/quick.py`.
 
 - acquire+release of a free Lock, to the bare socket+bind+listen+close;
-- handoff, from release() in one process to acquire() returning in another that slept in the queue, to blocking flock(2);
+- handoff, from release() in one process to acquire() returning in another that slept in the queue, to blocking
+  flock(2), with the two on two CPUs, on one, and where the scheduler puts them;
 - `import pidabs`, over a bare interpreter.
 
 Contenders take turns in small batches, so that a slow phase of the machine hits all of them.
@@ -27,7 +28,7 @@ import pidabs
 
 BATCHES = 15
 PAIRS = 2000
-HANDOFFS = 60
+HANDOFFS = 40
 SETTLE = 0.002
 """Seconds in which a waiter surely falls asleep; it is not part of what is measured."""
 
@@ -84,10 +85,11 @@ def waiter(make: Callable[[], Mutex], pipe: Connection) -> None:
 class Handoff:
     """A second process that waits for the lock, and how long it takes to get it."""
 
-    def __init__(self, make: Callable[[], Mutex]) -> None:
+    def __init__(self, make: Callable[[], Mutex], cpus: set[int]) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("fork").Process(target=waiter, args=(make, theirs), daemon=True)
         self._process.start()
+        os.sched_setaffinity(self._process.pid or 0, cpus)
         self._lock = make()
 
     def measure(self, count: int) -> list[float]:
@@ -108,6 +110,24 @@ class Handoff:
         self._process.join(5)
 
 
+def handoff(here: set[int], there: set[int]) -> tuple[float, float]:
+    """Microseconds of a handoff by flock(2) and by Lock, the holder running on the CPUs `here`, the waiter `there`."""
+    os.sched_setaffinity(0, here)
+    with tempfile.NamedTemporaryFile() as file:
+        contenders = [
+            Handoff(lambda: FLock(file.name), there),
+            Handoff(lambda: pidabs.Lock("pidabs-bench-handoff"), there),
+        ]
+        times: list[list[float]] = [[] for _ in contenders]
+        for _ in range(BATCHES):
+            for contender, found in zip(contenders, times, strict=True):
+                found += contender.measure(HANDOFFS)
+        for contender in contenders:
+            contender.close()
+    flock, ours = (statistics.median(found) for found in times)
+    return flock, ours
+
+
 def start(code: str) -> float:
     """Milliseconds of a fresh interpreter that runs `code`."""
     began = time.perf_counter()
@@ -116,22 +136,23 @@ def start(code: str) -> float:
 
 
 def main() -> None:
-    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.release()}, {os.cpu_count()} CPUs")
+    print(f"CPython {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs")
     lock = pidabs.Lock("pidabs-bench")
     rounds = [(bare(PAIRS), uncontended(lock, PAIRS)) for _ in range(BATCHES)]
     floor, ours = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"acquire+release  {ours:7.2f} us   bare system calls {floor:6.2f} us   ratio {ours / floor:.2f}")
 
-    with tempfile.NamedTemporaryFile() as file:
-        contenders = [Handoff(lambda: FLock(file.name)), Handoff(lambda: pidabs.Lock("pidabs-bench-handoff"))]
-        times: list[list[float]] = [[] for _ in contenders]
-        for _ in range(BATCHES):
-            for contender, found in zip(contenders, times, strict=True):
-                found += contender.measure(HANDOFFS)
-        for contender in contenders:
-            contender.close()
-    floor, ours = (statistics.median(found) for found in times)
-    print(f"handoff p50      {ours:7.1f} us   blocking flock(2) {floor:6.1f} us   ratio {ours / floor:.2f}")
+    everywhere = os.sched_getaffinity(0)
+    first = {min(everywhere)}
+    for here, there, where in (
+        (first, everywhere - first or first, "on two CPUs"),
+        (first, first, "on one CPU"),
+        (everywhere, everywhere, "unpinned"),
+    ):
+        floor, ours = handoff(here, there)
+        ratio = f"ratio {ours / floor:.2f} ({where})"
+        print(f"handoff p50      {ours:7.1f} us   blocking flock(2) {floor:6.1f} us   {ratio}")
+    os.sched_setaffinity(0, everywhere)
 
     starts = [(start("pass"), start("import pidabs")) for _ in range(BATCHES)]
     floor, ours = (statistics.median(column) for column in zip(*starts, strict=True))

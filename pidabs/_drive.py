@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import sched_yield
 from select import poll
 from time import monotonic, sleep
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 FOR_EVER = float("inf")
 
+SOON = 0.020  # seconds in which a partner that has just been woken answers
 _LONGEST_POLL = 1 << 30  # ms
+_LOOKS = 60
 
 
 def remaining(deadline: float) -> float:
@@ -48,7 +51,10 @@ def run(steps: Steps[T]) -> T:
                         poller = poll()
                         poller.register(fd, POLLIN)
                         registered = fd
-                    ready = bool(poller.poll(None if seconds == FOR_EVER else min(seconds * 1000, _LONGEST_POLL)))
+                    ready = seconds <= SOON and _comes_soon(poller)
+                    ready = ready or bool(
+                        poller.poll(None if seconds == FOR_EVER else min(seconds * 1000, _LONGEST_POLL))
+                    )
             except BaseException as exc:
                 fd, seconds = steps.throw(exc)
             else:
@@ -56,3 +62,15 @@ def run(steps: Steps[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+def _comes_soon(poller: poll) -> bool:
+    """Look for some 50 us before sleeping: a partner on another CPU answers faster than we would fall asleep and wake.
+
+    On the same CPU the yield lets it run.  Takes a fifth off a handoff between two CPUs (bench/quick.py).
+    """
+    for _ in range(_LOOKS):
+        if poller.poll(0):
+            return True
+        sched_yield()
+    return False

@@ -31,7 +31,7 @@ from time import monotonic
 
 from . import _descriptors, _linux
 from ._descriptors import CONNECTION, LISTENER, Socket
-from ._drive import jitter, remaining
+from ._drive import SOON, jitter, remaining
 from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
 
 TYPE_CHECKING = False
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
-_ANSWER_TIME = 0.020
 _RELEASE_TIME = 0.050
 _JOIN_TIME = 0.002  # between a waiter's connect and its W pass microseconds, unless it is preempted there
 _MAX_SKIPPED = 256
@@ -127,6 +126,7 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
         believed = _linux.trusted(_linux.peer_credentials(conn)[1])  # now, not while the holder waits for our answer
         if (yield from _readable(conn, deadline)):
             accept_offer(conn, address, believed)
+            yield conn.fileno(), min(SOON, remaining(deadline))
             while not hand and (yield from _readable(conn, deadline)):
                 receive(conn, address, hand)
         if not hand:
@@ -299,7 +299,7 @@ def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
         conn.send(OFFER, MSG_NOSIGNAL)
         if pid == os.getpid():
             return True  # it may be a task of this very thread, which cannot answer while we wait
-        answered = yield conn.fileno(), min(_ANSWER_TIME, remaining(deadline))
+        answered = yield conn.fileno(), min(SOON, remaining(deadline))
         return answered and conn.recv(1, MSG_DONTWAIT) == ANSWER
     except OSError:
         return False
