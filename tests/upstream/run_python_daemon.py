@@ -2,8 +2,8 @@
 
     python -P run_python_daemon.py [SDIST]
 
-Needs, from PyPI: python-daemon==3.1.2, lockfile>=0.12.2, testtools, testscenarios; setuptools and wheel come with the build
-isolation of `pip download`.  Without SDIST the source distribution is downloaded.
+Needs, from PyPI: python-daemon==3.1.2, lockfile>=0.12.2, testtools, testscenarios; pip, which is asked for the source
+distribution unless SDIST is given, brings setuptools and wheel for itself.
 
 Nothing of python-daemon is kept here.  Its tests are run against the installed `daemon`, in which PIDLockFile and
 TimeoutPIDLockFile are ours before a test module is imported.  What they do is change, mock and look at those classes;
@@ -50,7 +50,6 @@ _DATA_ONLY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 def put_ours_in_place() -> None:
     import daemon.pidfile
     import lockfile.pidlockfile
-
     from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 

@@ -1,0 +1,184 @@
+"""Where there are no abstract sockets: elsewhere the originals are handed out, in a sandbox on Linux nothing is."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+from support import child
+
+# Not Linux ----------------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+    import socket, subprocess, threading, warnings, daemon, lockfile.pidlockfile
+    sys.platform = sys.argv[1]
+    import pidabs
+"""
+"""Child code: the standard library is imported, and then this is another system."""
+
+elsewhere = pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14"])
+
+
+@elsewhere
+@pytest.mark.parametrize("arguments", ["'name'", "'/run/x.pid', mirror=True", "os.path"])
+def test_lock_is_unsupported(system: str, arguments: str) -> None:
+    code = (
+        ELSEWHERE
+        + f"""
+    try:
+        pidabs.Lock({arguments})
+    except pidabs.Unsupported as exc:
+        say(exc)
+    """
+    )
+    with child(code, args=(system,)) as process:
+        message = process.read_line()
+        assert f"{system} has no abstract unix sockets" in message
+        assert process.wait() == 0
+
+
+@elsewhere
+def test_the_stand_ins_are_the_originals(system: str, tmp_path: Path) -> None:
+    """With one warning, however many of them are imported."""
+    code = (
+        ELSEWHERE
+        + """
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        from pidabs.compat.lockfile.pidlockfile import PIDLockFile
+        from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
+        from pidabs.compat.daemon import pidfile
+    import daemon.pidfile
+    for warning in caught:
+        say(warning.category.__name__, warning.message)
+    say("imported")
+    say(PIDLockFile is lockfile.pidlockfile.PIDLockFile, pidfile.PIDLockFile is PIDLockFile)
+    say(TimeoutPIDLockFile is daemon.pidfile.TimeoutPIDLockFile)
+    with TimeoutPIDLockFile("x.pid") as lock:
+        say(lock.read_pid() == os.getpid(), os.listdir("."))
+    """
+    )
+    with child(code, args=(system,), cwd=tmp_path) as process:
+        warning = process.read_line()
+        assert warning.startswith("RuntimeWarning")
+        assert system in warning
+        assert "original" in warning
+        process.expect("imported")
+        process.expect("True True")
+        process.expect("True")
+        process.expect("True ['x.pid']")
+        assert process.wait() == 0
+
+
+def test_here_the_stand_ins_are_ours_and_silent() -> None:
+    code = """
+    import warnings
+    warnings.simplefilter("error")
+    from pidabs.compat.lockfile.pidlockfile import PIDLockFile
+    from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
+    say(PIDLockFile.__module__, TimeoutPIDLockFile.__module__)
+    """
+    with child(code) as process:
+        process.expect("pidabs.compat.lockfile.pidlockfile pidabs.compat.daemon.pidfile")
+
+
+# A sandbox ----------------------------------------------------------------------------------------------------
+
+SECCOMP = """
+    import ctypes, errno, struct
+
+    def deny(call, number):
+        '''From now on socket(AF_UNIX) or bind() fails with this errno.'''
+        calls = {"x86_64": (0xC000003E, 41, 49), "aarch64": (0xC00000B7, 198, 200)}[os.uname().machine]
+        arch, socket, bind = calls
+        load, equal, leave = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+        allow, refuse = (leave, 0, 0, 0x7FFF0000), (leave, 0, 0, 0x00050000 | number)
+        if call == "socket":
+            checks = [(load, 0, 0, 0), (equal, 0, 3, socket), (load, 0, 0, 16), (equal, 0, 1, 1)]
+        else:
+            checks = [(load, 0, 0, 0), (equal, 0, 1, bind)]
+        program = [(load, 0, 0, 4), (equal, 1, 0, arch), allow, *checks, refuse, allow]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+        header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
+        no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
+        if prctl(no_new_privileges, 1, None, 0, 0) or prctl(set_seccomp, filter_mode, header, 0, 0):
+            say("no seccomp")
+            sys.exit()
+
+    deny(sys.argv[1], int(sys.argv[2]))
+"""
+
+EPERM, EACCES, EAFNOSUPPORT = 1, 13, 97
+
+sandboxes = pytest.mark.parametrize(
+    ("call", "number"),
+    [("socket", EPERM), ("socket", EACCES), ("socket", EAFNOSUPPORT), ("bind", EPERM), ("bind", EACCES)],
+    ids=["socket EPERM", "socket EACCES", "socket EAFNOSUPPORT", "bind EPERM", "bind EACCES"],
+)
+has_filter = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows the calls of x86_64 and aarch64"
+)
+
+
+def sandboxed(code: str, *args: str, cwd: Path) -> list[str]:
+    """What `code` says, run where sockets are denied."""
+    with child(code, args=args, cwd=cwd) as process:
+        lines = [process.read_line()]
+        if lines == ["no seccomp"]:
+            pytest.skip("no seccomp filters here")
+        while lines[-1] != "end":
+            lines.append(process.read_line())
+        assert process.wait() == 0
+    return lines[:-1]
+
+
+@has_filter
+@sandboxes
+@pytest.mark.parametrize("timeout", ["0", "0.1", "None"])
+def test_lock_in_a_sandbox(call: str, number: int, timeout: str, tmp_path: Path) -> None:
+    code = (
+        "    import pidabs\n"
+        + SECCOMP
+        + f"""
+    lock = pidabs.Lock("x", mirror="x.pid")
+    try:
+        lock.acquire(timeout={timeout})
+    except pidabs.Unsupported as exc:
+        say(isinstance(exc.__cause__, OSError), exc.__cause__.errno, lock.held)
+        say(exc)
+    say("end")
+    """
+    )
+    first, message = sandboxed(code, call, str(number), cwd=tmp_path)
+    assert first == f"True {number} False"
+    assert "denied" in message
+    assert "'x'" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@has_filter
+@sandboxes
+def test_the_stand_ins_in_a_sandbox(call: str, number: int, tmp_path: Path) -> None:
+    """An error, and not the originals: some processes on sockets and some on files would exclude nobody."""
+    code = (
+        SECCOMP
+        + """
+    import warnings, lockfile
+    warnings.simplefilter("error")
+    from pidabs.compat.lockfile.pidlockfile import PIDLockFile
+    from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
+    for cls in (PIDLockFile, TimeoutPIDLockFile):
+        for timeout in (None, 0, 0.1):
+            lock = cls("x.pid")
+            try:
+                lock.acquire(timeout)
+            except lockfile.LockFailed as exc:
+                say("failed to create x.pid: " in str(exc), "denied" in str(exc), exc.__cause__.__cause__.errno)
+    say("end")
+    """
+    )
+    assert sandboxed(code, call, str(number), cwd=tmp_path) == [f"True True {number}"] * 6
+    assert list(tmp_path.iterdir()) == []
