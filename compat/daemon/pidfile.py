@@ -18,4 +18,4 @@ if SUPPORTED:
         """
 
 else:
-    TimeoutPIDLockFile = _original.TimeoutPIDLockFile
+    TimeoutPIDLockFile = _original.TimeoutPIDLockFile  # type: ignore[misc]

@@ -109,12 +109,12 @@ class PIDLockFile(_original.PIDLockFile):
             raise NotLocked(f"{self.path} is not locked{lost}") from exc
 
     def break_lock(self) -> None:
-        """Release our own lock; remove the PID file of a holder that is gone; warn and leave a live process its lock."""
+        """Release our own lock; remove the PID file of a dead holder; warn, and leave a live process its lock."""
         if self.i_am_locking():
             self.release()
         elif self.is_locked():
             warnings.warn(
-                f"{self.path} is held by a live process ({self._lock.holder()}) and stays so; stop that process instead",
+                f"{self.path} is held by a live process ({self._lock.holder()}) and stays so; stop that process",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -155,9 +155,9 @@ class PIDLockFile(_original.PIDLockFile):
 
 
 class _Reason(str):
-    """The original's message, which adds the holder when it is shown: a look-up leaves an entry in the holder's queue."""
+    """The original's message; shown, it names the holder: not before, as a look-up leaves an entry in its queue."""
 
-    __slots__ = ("_timeout",)
+    _timeout: Timeout
 
     def __new__(cls, text: str, timeout: Timeout) -> _Reason:
         self = super().__new__(cls, text)
@@ -194,4 +194,4 @@ def _remove_stale(path: str) -> None:
 
 
 if not SUPPORTED:
-    PIDLockFile = _original.PIDLockFile
+    PIDLockFile = _original.PIDLockFile  # type: ignore[misc]
