@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 DEADLINE = 20.0
@@ -69,9 +71,9 @@ class Child:
     """
 
     PREAMBLE = textwrap.dedent(
-        """
+        r"""
         import os, sys
-        def say(*words): print(*words, flush=True)
+        def say(*words): sys.stdout.write(" ".join(map(str, words)) + "\n"); sys.stdout.flush()
         def listen(): return sys.stdin.readline().strip()
         """
     )
@@ -193,6 +195,30 @@ BECOME_UNPRIVILEGED = f"""
         os.setuid({UNPRIVILEGED})
 """
 """Child code: root may do what it is denied.  Import everything first, the library may be root's own."""
+
+
+def in_namespace(*flags: str) -> list[str]:
+    """The words that run a program in namespaces of its own; skips the test where that is denied."""
+    command = ["unshare", *flags, "--"]
+    try:
+        allowed = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip(f"{' '.join(command)} is denied here")
+    return command
+
+
+def run_in(command: list[str], code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run `code`, as a Child would, behind the words of `in_namespace`, and wait for its end."""
+    return subprocess.run(
+        [*command, sys.executable, *_SAFE_PATH, "-c", Child.PREAMBLE + textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        check=False,
+    )
 
 
 def open_descriptors() -> set[str]:

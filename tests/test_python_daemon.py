@@ -693,7 +693,7 @@ def test_a_fork_that_fails_moves_nothing(name: str) -> None:
             if os.fork() == 0:
                 os._exit(0)
             say("forked")
-        except BlockingIOError:
+        except OSError:  # of CPython 3.10 without its errno, which any hook's system call resets
             say("failed")
     say(lock.held, lock.holder().pid == os.getpid(), sorted(os.listdir("/proc/self/fd")) == before)
     listen()
