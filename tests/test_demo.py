@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import pty
 import re
@@ -9,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +22,35 @@ from support import DEADLINE, wait_until
 
 DEMO = [sys.executable, "-m", "pidabs", "demo"]
 
-LAST_STEP = b"waiter 3, pid"
-"""Shown while everything that the demo ever starts is alive or killed: five processes run, three of them waiting."""
+HELD = """
+import sys
+from pidabs.cli import demo, main
+from pidabs.cli._demo_stage import Stage
+
+say, enter = demo._say, Stage.__enter__
+stages = []
+def say_and_stop(text):
+    say(text)
+    if sys.argv[1] in text:
+        stages[0].pause(60)
+def remember(stage):
+    stages.append(stage)
+    return enter(stage)
+demo._say, Stage.__enter__ = say_and_stop, remember
+sys.exit(main(["demo"]))
+"""
+"""A demo that goes no further when it has said what the argument names, but for being interrupted."""
+
+MOMENTS = {
+    "1. A daemon": 1,
+    "problem.pid says so": 2,  # and a daemon on a PID file
+    "swap.pid says so": 2,  # and one on a lock
+    "unrelated process": 3,  # and a child
+    "waiter 3, pid": 7,  # and another daemon, and three who wait for the lock
+}
+"""What it says, and how many processes it is then, itself included."""
+
+LAST = "waiter 3, pid"
 
 
 class Demo:
@@ -35,6 +65,10 @@ class Demo:
         end = time.monotonic() + DEADLINE
         while text not in self.shown:
             assert self._read(end - time.monotonic()), f"ended without {text!r}: {self.shown.decode()}"
+
+    def type(self, keys: bytes) -> None:
+        """On its terminal."""
+        os.write(self._output, keys)
 
     def finish(self) -> int:
         """Read on to the end: the exit code."""
@@ -53,14 +87,10 @@ class Demo:
         self.shown += data
         return bool(data)
 
-    def pids(self) -> set[int]:
-        """The processes that it has named, itself excepted."""
-        return set(map(int, re.findall(rb"pid (\d+)", self.shown))) - {self.process.pid}
-
 
 @contextmanager
 def demo(tmp_path: Path, *, terminal: bool = False, command: list[str] = DEMO, **env: str) -> Iterator[Demo]:
-    """Run it with its temporary files in `tmp_path` and its output in a pipe, or with a terminal of its own."""
+    """Run it with its temporary files in `tmp_path`, its output in a pipe or on a terminal of its own."""
     ours, theirs = pty.openpty() if terminal else os.pipe()
     process = subprocess.Popen(
         command,
@@ -85,23 +115,34 @@ def demo(tmp_path: Path, *, terminal: bool = False, command: list[str] = DEMO, *
 def _prepare(terminal: bool) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in a script's background
     if terminal:
-        import fcntl
-        import termios
-
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def assert_nothing_left(demo: Demo, tmp_path: Path) -> None:
-    assert [pid for pid in demo.pids() if _alive(pid)] == []
+@contextmanager
+def held(tmp_path: Path, moment: str, *, terminal: bool = False) -> Iterator[Demo]:
+    """A demo that has just said `moment` and goes no further."""
+    with demo(tmp_path, terminal=terminal, command=[sys.executable, "-c", HELD, moment]) as running:
+        running.read_until(moment.encode())
+        yield running
+
+
+def assert_nothing_left(tmp_path: Path) -> None:
+    assert alive_in(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"  # whoever adopted the dead daemons may not have reaped them yet
+def alive_in(tmp_path: Path) -> list[str]:
+    """The command lines of the processes that have to do with this directory.  A zombie does not count: whoever adopted
+    a dead daemon may not have reaped it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(tmp_path) in command or str(tmp_path) in os.readlink(process / "cwd"):
+                found.append(command)
+        except OSError:
+            pass  # it has ended
+    return found
 
 
 def test_all_is_as_claimed_and_nothing_is_left(tmp_path: Path) -> None:
@@ -120,8 +161,7 @@ def test_all_is_as_claimed_and_nothing_is_left(tmp_path: Path) -> None:
         assert re.findall(r"got it +waiter (\d), pid (\d+), \d+\.\d\d ms", text) == waiting
         assert "\033" not in text
         assert text.isascii()  # for any terminal
-        assert len(running.pids()) == 8  # four daemons, a stranger, three waiters
-        assert_nothing_left(running, tmp_path)
+        assert_nothing_left(tmp_path)
 
 
 def test_stale_pid_files_name_the_process_that_was_killed(tmp_path: Path) -> None:
@@ -132,33 +172,32 @@ def test_stale_pid_files_name_the_process_that_was_killed(tmp_path: Path) -> Non
         assert re.findall(r"\.pid still says (\d+)", running.shown.decode()) == dead
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
-@pytest.mark.parametrize("moment", [b"1. A daemon", b"problem.pid says so", b"unrelated process", LAST_STEP])
-def test_interrupted_it_leaves_nothing(tmp_path: Path, sig: signal.Signals, moment: bytes) -> None:
-    with demo(tmp_path) as running:
-        running.read_until(moment)
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda sig: sig.name)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_interrupted_it_leaves_nothing(tmp_path: Path, sig: signal.Signals, moment: str) -> None:
+    with held(tmp_path, moment) as running:
+        wait_until(lambda: len(alive_in(tmp_path)) == MOMENTS[moment], f"the demo is {MOMENTS[moment]} processes")
         running.process.send_signal(sig)
         assert running.finish() == 128 + sig, running.shown.decode()
         assert f"ended by {sig.name}" in running.shown.decode()
         assert "Traceback" not in running.shown.decode()
-        assert_nothing_left(running, tmp_path)
+        assert_nothing_left(tmp_path)
 
 
 def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
-    with demo(tmp_path, terminal=True) as running:
-        running.read_until(LAST_STEP)
-        os.write(running._output, b"\x03")
+    with held(tmp_path, LAST, terminal=True) as running:
+        running.type(b"\x03")
         assert running.finish() == 130, running.shown.decode()
-        assert_nothing_left(running, tmp_path)
+        assert "Traceback" not in running.shown.decode()
+        assert_nothing_left(tmp_path)
 
 
 def test_a_second_ctrl_c_does_not_stop_the_tidying_up(tmp_path: Path) -> None:
-    with demo(tmp_path) as running:
-        running.read_until(b"unrelated process")
+    with held(tmp_path, LAST) as running:
         for _ in range(20):
             running.process.send_signal(signal.SIGINT)
         assert running.finish() == 130, running.shown.decode()
-        assert_nothing_left(running, tmp_path)
+        assert_nothing_left(tmp_path)
 
 
 def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
@@ -168,27 +207,34 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
         assert running.finish() == 0, running.shown.decode()
 
 
-@pytest.mark.parametrize("moment", [b"problem.pid says so", b"swap.pid says so", LAST_STEP])
-def test_killed_its_processes_end_by_themselves(tmp_path: Path, moment: bytes) -> None:
-    with demo(tmp_path) as running:
-        running.read_until(moment)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_its_processes_end_by_themselves(tmp_path: Path, moment: str) -> None:
+    with held(tmp_path, moment) as running:
         running.process.kill()
         running.finish()
-        wait_until(lambda: not any(map(_alive, running.pids())), "the demo's processes end")
-        assert b"Traceback" not in running.shown
+        wait_until(lambda: not alive_in(tmp_path), "the demo's processes end")
+        assert "Traceback" not in running.shown.decode()
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     reader, writer = os.pipe()
+    # So little room that it cannot say all before the reader has gone.
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * (size - 1000))
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(DEMO, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    shown = os.read(reader, 20)
+    wait_until(lambda: waiting_bytes(reader) > size - 500, "it has said something")
     os.close(reader)
     _, errors = process.communicate(timeout=DEADLINE)
-    assert shown
     assert (process.returncode, errors) == (141, b"")
-    assert list(tmp_path.iterdir()) == []
+    assert_nothing_left(tmp_path)
+
+
+def waiting_bytes(fd: int) -> int:
+    number = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, number)
+    return number[0]
 
 
 def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
