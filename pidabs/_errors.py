@@ -51,7 +51,11 @@ class Timeout(LockError, TimeoutError):
         return f"held by {holder}" if holder else "it was held, and has been freed since"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.waited, self.holder)
+        try:
+            holder = self.holder
+        except OSError:  # it cannot be asked; the error is to travel all the same
+            holder = None
+        return type(self), (self.name, self.waited, holder)
 
 
 class AlreadyHeld(LockError):

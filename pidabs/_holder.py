@@ -53,7 +53,7 @@ class Holder:
             _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ") or _read_proc(self.pid, "comm").strip()
         )
         # Alive after the read, so the pid was still this process while we read.
-        return os.fsdecode(text) or None if self._pidfd is None or not self.wait(0) else None
+        return None if self._has_handle() and self.wait(0) else os.fsdecode(text) or None
 
     def send_signal(self, sig: int) -> None:
         """Send it a signal, never another process that got the same pid since.
@@ -61,7 +61,8 @@ class Holder:
         Raises ProcessLookupError if it is gone, PermissionError if we may not, LockError if the kernel gave us no
         handle to it or its pid namespace is out of our reach.
         """
-        from signal import pidfd_send_signal
+        # Built in, unlike `signal`, which a daemon that has changed its root or uid may not be able to read any more.
+        from _signal import pidfd_send_signal  # type: ignore[import-not-found]
 
         try:
             pidfd_send_signal(self._handle(), sig)
@@ -88,7 +89,7 @@ class Holder:
 
         Whether it has exited.  Raises what `send_signal` raises, but for a process that is gone already.
         """
-        from signal import SIGKILL, SIGTERM
+        from _signal import SIGKILL, SIGTERM
 
         for sig in (SIGTERM, SIGKILL) if kill else (SIGTERM,):
             try:
@@ -100,15 +101,18 @@ class Holder:
         return False
 
     def _handle(self) -> int:
-        if self._pidfd is None or self._identity is None:
+        if self._pidfd is None:
             raise LockError(f"no handle to {self}: the kernel gave none")
-        if not _linux.is_file(self._pidfd, self._identity):
+        if not self._has_handle():
             raise LockError(f"the handle to {self} is lost: its descriptor was closed, as DaemonContext does")
         return self._pidfd
 
+    def _has_handle(self) -> bool:
+        """Whether the pidfd is there, and not a number that was closed behind our back and given to another file."""
+        return self._pidfd is not None and self._identity is not None and _linux.is_file(self._pidfd, self._identity)
+
     def __del__(self) -> None:
-        # Not a number that was closed behind our back and given to another file.
-        if self._pidfd is not None and self._identity and _linux.is_file(self._pidfd, self._identity):
+        if self._pidfd is not None and self._has_handle():
             os.close(self._pidfd)
 
     def __str__(self) -> str:
