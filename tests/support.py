@@ -1,4 +1,4 @@
-"""What the tests share: children that talk, waits with a deadline, and the assertion that something is still blocked."""
+"""What the tests share: children that talk, waits with a deadline, and the assertion that something still blocks."""
 
 from __future__ import annotations
 

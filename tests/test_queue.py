@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import HOLD, Child, child, must_block, open_descriptors, wait_until
+from support import HOLD, Child, child, in_namespace, must_block, open_descriptors, run_in, wait_until
 
 import pidabs
 from pidabs import _descriptors, _diag, _queue
@@ -573,34 +573,6 @@ def test_full_queue(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         lock.release()
         blocked().release()
     assert not lock.locked()
-
-
-def unshare(*flags: str) -> list[str] | None:
-    """The words that run a program in namespaces of its own, None where that is denied."""
-    command = ["unshare", *flags, "--"]
-    try:
-        ok = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return None
-    return command if ok else None
-
-
-def in_namespace(*flags: str) -> list[str]:
-    command = unshare(*flags)
-    if command is None:
-        pytest.skip(f"unshare {' '.join(flags)} is denied here")
-    return command
-
-
-def run_in(command: list[str], code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, sys.executable, "-c", Child.PREAMBLE + code, *args],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd="/",
-        check=False,
-    )
 
 
 def test_somaxconn_of_a_small_host(name: str) -> None:
