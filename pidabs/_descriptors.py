@@ -4,7 +4,9 @@ Rules:
 - Every socket of a lock is a `Socket`, and `known` from before it is bound or connected until it is closed.
 - What the kernel hands us as a bare number (accept, SCM_RIGHTS) becomes a Socket under `guard`; forks and sweeps hold
   `guard` too, so a fork never copies, and a sweep never closes, what another thread is just receiving.
-- `known` is weak: a Socket that an exception dropped on its way into a variable closes itself.
+- `known` is weak: a Socket that an exception dropped on its way into a variable closes itself.  But an exception that
+  is still handled keeps alive all that it met on its way, so each Socket says in whose `hand` it came: the acquire or
+  release that is interrupted closes those.
 - A number in `known` may have become somebody else's file: DaemonContext closes every descriptor behind our back, and
   the numbers come back.  So look before you use (`is_listener`) and before you close (`abandon`): what a socket of ours
   is called, or connected to, depends on its `role`.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import _thread
 import os
+from _operator import itemgetter, methodcaller
 from _socket import socket
 from _weakref import ref
 
@@ -48,8 +51,9 @@ class Socket(socket):
     which we wait, has a peer of our name.
     """
 
-    __slots__ = ("__weakref__", "role")
+    __slots__ = ("__weakref__", "hand", "role")
 
+    hand: object
     role: int
 
     if TYPE_CHECKING:  # the one method of _socket that typeshed does not know
@@ -60,26 +64,33 @@ class Socket(socket):
 guard = _thread.RLock()
 known: dict[int, ref[Socket]] = {}
 
+_arriving: list[Socket] = []
+"""Under `guard`: sockets that are not known yet."""
 _inspected: list[socket] = []
 
+_accept = methodcaller("_accept")
+_number = itemgetter(0)
 
-def open_socket() -> Socket:
+
+def open_socket(hand: object = None) -> Socket:
     """A new socket, known before anybody can fork."""
     with guard:
         sock = Socket(AF_UNIX, _NONBLOCKING_STREAM)
+        sock.hand = hand
         sock.role = FRESH
         known[sock.fileno()] = ref(sock)
     return sock
 
 
-def accept(listener: Socket) -> Socket:
+def accept(listener: Socket, hand: object = None) -> Socket:
     """The head of the queue.  Raises BlockingIOError when there is none."""
     with guard:
-        fd, _ = listener._accept()
-        return _adopt(fd)
+        # One call into C from the accept to the list: a signal handler cannot raise in between, and lose the number.
+        _arriving.extend(map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), map(_number, map(_accept, (listener,)))))
+        return _adopt(hand)
 
 
-def receive_message(conn: Socket) -> tuple[bytes, list[Socket], int]:
+def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Socket], int]:
     """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags."""
     with guard:
         data, ancillary, flags, _ = conn.recvmsg(2, _CONTROL_SPACE, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
@@ -88,16 +99,19 @@ def receive_message(conn: Socket) -> tuple[bytes, list[Socket], int]:
             if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
                 for fd in memoryview(payload).cast("i"):
                     try:
-                        passed.append(_adopt(fd))
+                        _arriving.extend(map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
+                        passed.append(_adopt(hand))
                     except OSError:
                         os.close(fd)
     return data, passed, flags
 
 
-def _adopt(fd: int) -> Socket:
-    sock = Socket(AF_UNIX, _NONBLOCKING_STREAM, 0, fd)
+def _adopt(hand: object) -> Socket:
+    sock = _arriving[-1]
+    sock.hand = hand
     sock.role = LISTENER
-    known[fd] = ref(sock)
+    known[sock.fileno()] = ref(sock)
+    _arriving.clear()
     return sock
 
 
@@ -105,8 +119,9 @@ def close(sock: Socket) -> None:
     """Close a socket that is certainly still ours.  Closing twice is harmless."""
     with guard:  # else a newcomer could be given the number in between, and lose its entry
         if is_known(sock):
-            del known[sock.fileno()]
+            fd = sock.fileno()
             sock.close()
+            del known[fd]
         else:
             sock.detach()
 
@@ -116,7 +131,11 @@ def abandon(sock: Socket) -> None:
     if _is_ours(sock):
         close(sock)
     else:
-        sock.detach()
+        with guard:
+            was_known = is_known(sock)
+            fd = sock.detach()
+            if was_known:
+                del known[fd]
 
 
 def _is_ours(sock: Socket) -> bool:
@@ -150,8 +169,8 @@ def is_connection(sock: Socket, address: bytes) -> bool:
         return False
 
 
-def sweep(address: bytes) -> None:
-    """After an exception that may have struck anywhere: close every socket of this address that nobody knows.
+def sweep(address: bytes, hand: object) -> None:
+    """After an exception that may have struck anywhere: close what came in this hand, and what nobody knows.
 
     A signal handler can raise between a system call's return and the assignment of its result; then the number of an
     accepted connection or a granted listener is lost, and with it a waiter or the lock.  Another exception on the way
@@ -161,7 +180,7 @@ def sweep(address: bytes) -> None:
         try:
             _release_guard()
             with guard:
-                _sweep(address)
+                _sweep(address, hand)
             return
         except BaseException:
             continue
@@ -176,11 +195,17 @@ def _release_guard() -> None:
         pass
 
 
-def _sweep(address: bytes) -> None:
+def _sweep(address: bytes, hand: object) -> None:
     _put_back()
+    for sock in _arriving:
+        sock.close()
+    _arriving.clear()
+    for sock in _known_sockets():
+        if sock.hand is hand:
+            abandon(sock)
+    numbers = {sock.fileno() for sock in _known_sockets()}
     for fd in _open_descriptors():
-        entry = known.get(fd)
-        if entry is not None and entry() is not None:
+        if fd in numbers:
             continue
         try:
             # Straight from C into the list: an exception must never find this object on the stack and close, with it,
@@ -191,6 +216,11 @@ def _sweep(address: bytes) -> None:
         except OSError:
             pass
         _put_back()
+
+
+def _known_sockets() -> list[Socket]:
+    found = [entry() for entry in list(known.values())]
+    return [sock for sock in found if sock is not None]
 
 
 def _put_back() -> None:

@@ -6,9 +6,9 @@ and a copy of a waiting connection would swallow a grant, so the child closes bo
 `across_fork` turns that round for daemons that take the lock before they detach: the child calls listen() again, which
 makes it the holder in SO_PEERCRED, and the parent drops its copy.
 
-The parent waits until the child has done its part, a millisecond: a byte in a pipe says so, EOF says that the fork has
-failed and nothing has moved (Python's after-fork hook runs in the parent in either case).  Where a lock moves, the
-child waits in turn until the parent has dropped its copy, which closes the pipe.
+The parent waits until the child has done its part, a millisecond: a byte says so, the end of the connection says that
+the fork has failed and nothing has moved (Python's after-fork hook runs in the parent in either case).  Where a lock
+moves, the child waits in turn until the parent has dropped its copy.
 
 The only register_at_fork.  Exec needs nothing: every descriptor is close-on-exec.
 """
@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import _thread
 import os
-from select import POLLIN, poll
+from _socket import socket, socketpair
+from select import POLLHUP, POLLIN, poll
 
 from . import _mirror
 from ._descriptors import Socket, abandon, guard, known
+from ._linux import MSG_NOSIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,14 +73,24 @@ _blocks: list[tuple[int, Movable]] = []
 
 
 class _Fork:
-    """A fork under way: what moves with it, and the pipe through which the child says that it has run its hook."""
+    """A fork under way: what moves with it, and a pair of sockets by which parent and child wait for each other.
 
-    __slots__ = ("locks", "reader", "writer")
+    Both halves can be run again where an exception broke them off.
+    """
+
+    __slots__ = ("locks", "pair")
 
     def __init__(self) -> None:
+        self.locks: list[Movable] = []
+        self.pair: tuple[socket, socket] | None = None
+
+    def prepare(self) -> None:
+        """Raises OSError for want of descriptors; then nothing moves."""
         thread = _thread.get_ident()
-        self.locks = [lock for ident, lock in _blocks if ident == thread and lock.held]
-        self.reader, self.writer = os.pipe() if self.locks or known else (-1, -1)
+        locks = [lock for ident, lock in _blocks if ident == thread and lock.held]
+        if locks or known:
+            self.pair = socketpair()
+            self.locks = locks
 
     def in_child(self) -> None:
         moving = [lock._moving() for lock in self.locks]
@@ -88,42 +100,37 @@ class _Fork:
             for lock in self.locks:
                 lock._arrive()
         finally:  # whatever went wrong, the parent waits for us
-            if self.writer >= 0:
-                os.write(self.writer, b"1")
+            if self.pair is not None:
+                parent, child = self.pair
+                parent.close()
+                try:
+                    child.send(b"1", MSG_NOSIGNAL)
+                except OSError:
+                    pass  # it is gone, or has waited long enough
                 if self.locks:
-                    self._wait_for_parent()
-                self._close()
+                    # Until it has dropped its copies: else a lock that we free, or die with, would stay taken.
+                    _events(child, POLLHUP, _MOVE_TIME)
+                child.close()
 
     def in_parent(self) -> None:
-        if self.writer >= 0:
-            os.close(self.writer)
-            self.writer = -1
-            try:
-                if self._child_has_spoken():
-                    for lock in self.locks:
-                        lock._leave()
-            finally:
-                self._close()
+        if self.pair is not None:
+            parent, child = self.pair
+            child.close()
+            # The child has dropped its copies, too, when it speaks: else a lock that we free now would stay taken.
+            events = _events(parent, POLLIN, _MOVE_TIME if self.locks else _CLOSE_TIME)
+            if not events & POLLHUP:  # there is a child, speaking or not
+                for lock in self.locks:
+                    lock._leave()
+            parent.close()
 
-    def _child_has_spoken(self) -> bool:
-        """Whether there is a child.  It has dropped its copies, too: else a lock that we free now would stay taken."""
-        poller = poll()
-        poller.register(self.reader, POLLIN)
-        ready = poller.poll(_MOVE_TIME if self.locks else _CLOSE_TIME)
-        return not ready or os.read(self.reader, 1) == b"1"
 
-    def _wait_for_parent(self) -> None:
-        """Until it has dropped its copies: else a lock that we free, or die with, would stay taken until it runs."""
-        os.close(self.reader)
-        self.reader = -1
-        poller = poll()
-        poller.register(self.writer, 0)  # POLLERR, which is always reported: nobody is left to read
-        poller.poll(_MOVE_TIME)
-
-    def _close(self) -> None:
-        for fd in (self.reader, self.writer):
-            if fd >= 0:
-                os.close(fd)
+def _events(sock: socket, events: int, timeout: int) -> int:
+    if sock.fileno() < 0:
+        return POLLHUP  # closed before we were interrupted
+    poller = poll()
+    poller.register(sock.fileno(), events)
+    found = poller.poll(timeout)
+    return found[0][1] if found else 0
 
 
 _fork: _Fork | None = None
@@ -131,35 +138,23 @@ _fork: _Fork | None = None
 
 def _before() -> None:
     global _fork
-    # Until the fork is over: nobody is between receiving a descriptor and making it known, and nobody releases a lock
-    # that has moved already.
-    guard.acquire()
-    _fork = None
-    _fork = _Fork()  # where this fails, for want of descriptors, nothing moves, and Python reports why
+    _fork = _Fork()
+    _fork.prepare()
 
 
 def _in_child() -> None:
     global _fork
-    fork, _fork = _fork, None
-    try:
-        if fork is not None:
-            fork.in_child()
-        else:
-            _close_inherited([])
-            _mirror.close_inherited(set())
-    finally:
+    if _fork is not None:
+        _fork.in_child()
         _blocks[:] = [block for block in _blocks if block[0] == _thread.get_ident()]
-        guard.release()
+    _fork = None
 
 
 def _in_parent() -> None:
     global _fork
-    fork, _fork = _fork, None
-    try:
-        if fork is not None:
-            fork.in_parent()
-    finally:
-        guard.release()
+    if _fork is not None:
+        _fork.in_parent()
+    _fork = None
 
 
 def _close_inherited(moving: list[Socket | None]) -> None:
@@ -171,3 +166,10 @@ def _close_inherited(moving: list[Socket | None]) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_child=_in_child, after_in_parent=_in_parent)
+    # A signal that arrives during the fork is delivered in the first hook after it, and its handler may raise: then the
+    # second does the work.
+    os.register_at_fork(after_in_child=_in_child, after_in_parent=_in_parent)
+    # The last to be registered is the first before a fork and the last after it.  Until the fork is over, nobody is
+    # between receiving a descriptor and making it known, and nobody releases a lock that has moved.  As C functions
+    # these cannot be interrupted.
+    os.register_at_fork(before=guard.acquire, after_in_child=guard.release, after_in_parent=guard.release)

@@ -78,14 +78,14 @@ class Lock:
         sock = None
         hand: list[Socket] = []
         try:
-            sock = _descriptors.open_socket()
+            sock = _descriptors.open_socket(hand)
             if not _queue.bind(sock, self.address):
                 sock = self._wait(sock, seconds, hand)
             if sock is not None:
                 self._own(sock)
                 return self
         except BaseException as exc:
-            self._undo(sock, *hand)
+            self._undo(sock, hand)
             if isinstance(exc, OSError):
                 exc.filename = self.name
                 if _linux.denied(exc):
@@ -96,6 +96,7 @@ class Lock:
     def release(self) -> None:
         """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
         sock = self._sock
+        hand: list[Socket] = []
         try:
             # Of two threads that release, one finds it.
             if (
@@ -107,10 +108,10 @@ class Lock:
                 if self._mirror is not None:
                     self._remove_mirror()
                 if not _queue.close_if_idle(sock):
-                    run(_queue.hand_over(sock))
+                    run(_queue.hand_over(sock, hand))
                 return
         except BaseException:
-            self._undo(sock)
+            self._undo(sock, hand)
             raise
         raise NotHeld(self._why_not_held())
 
@@ -225,28 +226,30 @@ class Lock:
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 
     def _remove_mirror(self) -> None:
-        mirror, self._mirror = self._mirror, None
+        mirror = self._mirror
         try:
             if mirror is not None:
                 mirror.remove()
+            self._mirror = None  # only now: _undo tries again
         except OSError as exc:
+            self._mirror = None
             import warnings
 
             warnings.warn(f"PID file {self._mirror_path!r} of lock {self.name!r} was left behind: {exc}", stacklevel=3)
 
-    def _undo(self, *socks: Socket | None) -> None:
+    def _undo(self, sock: Socket | None, hand: list[Socket]) -> None:
         """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
         for _ in range(_UNDO_TRIES):
             try:
-                if self._sock in socks:
+                if self._sock is sock or (self._sock is not None and self._sock.hand is hand):
                     self._sock = None
                 if self._sock is None:
                     self._remove_mirror()
-                for sock in socks:
-                    if sock is not None:
-                        _held.held.pop(sock, None)
-                        _descriptors.abandon(sock)
-                _descriptors.sweep(self.address)
+                for mine in (sock, *hand):
+                    if mine is not None:
+                        _held.held.pop(mine, None)
+                        _descriptors.abandon(mine)
+                _descriptors.sweep(self.address, hand)
                 return
             except BaseException:
                 continue

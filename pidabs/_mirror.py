@@ -44,6 +44,8 @@ class Mirror:
         except BaseException:
             # A signal handler can raise between the open and its assignment: then only the kernel knows the number.
             for opened in (fd,) if fd >= 0 else _opened_as(temporary):
+                if is_file_at(self.path, opened):  # after the rename
+                    _unlink(self.path)
                 os.close(opened)
             _unlink(temporary)
             raise
@@ -137,6 +139,13 @@ def _free_name_beside(path: str) -> str:
     _unlink(name)
     # Somebody else's, in a sticky directory: never mind.
     return f"{name}-{os.urandom(4).hex()}" if _mode(name) else name
+
+
+def is_file_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except OSError:
+        return False
 
 
 def _opened_as(path: str) -> list[int]:

@@ -86,7 +86,7 @@ def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> S
                 if listener is not None:
                     return listener
                 _descriptors.abandon(sock)
-                sock = _descriptors.open_socket()  # once connected, a socket cannot listen
+                sock = _descriptors.open_socket(hand)  # once connected, a socket cannot listen
             if refused is not None or monotonic() - began < _QUICK_TURN:
                 # Refused, or thrown out at once: back off, else a squatter could make us spin.
                 yield -1, min(pause * jitter(), remaining(deadline))
@@ -137,7 +137,7 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
         if not hand:
             give_up(conn, address, believed, hand)
         if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
-            yield from hand_over(hand.pop())
+            yield from hand_over(hand.pop(), hand)
         raise
     finally:
         _descriptors.abandon(conn)
@@ -178,7 +178,7 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
     left to receive the lock with.
     """
     try:
-        data, passed, flags = _descriptors.receive_message(conn)
+        data, passed, flags = _descriptors.receive_message(conn, hand)
     except BlockingIOError:
         return
     try:
@@ -258,7 +258,7 @@ def drain(listener: Socket, queue: list[int]) -> None:
             return
 
 
-def hand_over(listener: Socket) -> Steps[None]:
+def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
     """Grant the lock to the first in the queue who still wants it; free it if there is none, or it takes too long.
 
     `listener` is closed in any case, so a process that is interrupted here holds nothing.
@@ -267,7 +267,7 @@ def hand_over(listener: Socket) -> Steps[None]:
     conn = None
     try:
         for _ in range(_MAX_SKIPPED):
-            conn = _descriptors.accept(listener)
+            conn = _descriptors.accept(listener, hand)
             if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
                 return
             _descriptors.close(conn)
