@@ -448,8 +448,8 @@ def test_fork_that_fails_moves_nothing(name: str) -> None:
     with lock.across_fork():
         try:
             os.fork()
-        except OSError as exc:
-            say(type(exc).__name__)
+        except OSError:  # of which kind Python 3.10 forgets while it runs the hooks
+            say("failed")
         say(lock.held, lock.holder().pid == os.getpid())
     say(lock.held, len(os.listdir("/proc/self/fd")) - before)
     listen()
@@ -457,7 +457,7 @@ def test_fork_that_fails_moves_nothing(name: str) -> None:
     say("released")
     """
     with child(code, args=(name,)) as process:
-        process.expect("BlockingIOError")
+        process.expect("failed")
         process.expect("True True")
         process.expect("True 0")
         with child(HOLD, args=(name,)) as waiter:
