@@ -90,6 +90,17 @@ def accept(listener: Socket, hand: object = None) -> Socket:
         return _adopt(hand)
 
 
+def drop_dead(listener: Socket, queue: list[int]) -> None:
+    """Drop the dead entries at the head of a queue that is listed as `queue`: waiters' inodes, 0 for the dead."""
+    for inode in queue:
+        if inode:
+            return
+        try:
+            close(accept(listener))
+        except OSError:
+            return
+
+
 def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Socket], int]:
     """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags."""
     with guard:
@@ -241,7 +252,4 @@ def _open_descriptors() -> list[int]:
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:  # no /proc, or no descriptor left to read it with
-        from resource import RLIMIT_NOFILE, getrlimit
-
-        soft = getrlimit(RLIMIT_NOFILE)[0]
-        return list(range(_MAX_SCANNED if soft < 0 else min(soft, _MAX_SCANNED)))
+        return list(range(min(os.sysconf("SC_OPEN_MAX"), _MAX_SCANNED)))

@@ -87,7 +87,11 @@ def sockets(prefix: bytes) -> list[Listed]:
 
 def find(address: bytes) -> Listed | None:
     """The socket that owns this address, if any."""
-    return next((found for found in sockets(address) if found.address == address), None)
+    for _ in range(2):  # a long dump can miss a socket while others come and go; it invents none
+        for found in sockets(address):
+            if found.address == address:
+                return found
+    return None
 
 
 def queues() -> dict[int, list[int]]:

@@ -33,6 +33,6 @@ def _release_at_exit() -> None:
     for lock in locks():
         if lock._owner == get_ident() or lock._owner not in running:
             lock.release()
-        else:
+        elif lock._mirror is not None:
             # A daemon thread holds it, and goes on for a moment: the kernel frees the lock when that has ended.
-            lock._remove_mirror()
+            lock._mirror.remove()

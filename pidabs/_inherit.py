@@ -18,6 +18,7 @@ from __future__ import annotations
 import _thread
 import os
 from _socket import socket, socketpair
+from fcntl import ioctl
 from select import POLLHUP, POLLIN, poll
 
 from . import _mirror
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
             """At the end of the block."""
 
 
+_FIONREAD = 0x541B
 _MOVE_TIME = 10_000  # ms; a child that says nothing for so long exists, and is stopped or very slow
 _CLOSE_TIME = 1_000  # ms
 
@@ -118,7 +120,7 @@ class _Fork:
             child.close()
             # The child has dropped its copies, too, when it speaks: else a lock that we free now would stay taken.
             events = _events(parent, POLLIN, _MOVE_TIME if self.locks else _CLOSE_TIME)
-            if not events & POLLHUP:  # there is a child, speaking or not
+            if not events or _has_spoken(parent):
                 for lock in self.locks:
                     lock._leave()
             parent.close()
@@ -131,6 +133,11 @@ def _events(sock: socket, events: int, timeout: int) -> int:
     poller.register(sock.fileno(), events)
     found = poller.poll(timeout)
     return found[0][1] if found else 0
+
+
+def _has_spoken(sock: socket) -> bool:
+    """Whether there is something to read.  Left there, for the case that we are interrupted and look again."""
+    return sock.fileno() >= 0 and any(ioctl(sock.fileno(), _FIONREAD, b"\0\0\0\0"))
 
 
 _fork: _Fork | None = None

@@ -76,7 +76,16 @@ def trusted(uid: int) -> bool:
     Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in
     particular.
     """
-    return (uid == 0 or uid == os.geteuid()) and uid != _overflow_uid()
+    return (uid == 0 or uid == os.geteuid()) and (uid != _overflow_uid() or _all_mapped())
+
+
+def _all_mapped() -> bool:
+    """Whether every uid has a number here, as outside of user namespaces: then 65534 is just the user `nobody`."""
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            return file.read().split() == [b"0", b"0", b"4294967295"]
+    except OSError:
+        return False
 
 
 def _overflow_uid() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import os
 import sys
+from _warnings import warn
 from _weakref import ref
 from time import monotonic
 
@@ -20,6 +21,7 @@ from ._names import is_path, resolve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import EllipsisType, TracebackType
+    from typing import NoReturn
 
     from ._names import Name
 
@@ -42,7 +44,7 @@ class Lock:
     Raises TypeError or ValueError for bad arguments, Unsupported where there are no abstract sockets.
     """
 
-    __slots__ = ("__weakref__", "_mirror", "_mirror_path", "_owner", "_ref", "_sock", "_timeout", "address", "name")
+    __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_timeout", "address", "name")
 
     def __init__(
         self,
@@ -61,7 +63,8 @@ class Lock:
         if mirror is True and not is_path(name):
             raise ValueError(f"mirror=True needs a path for a name, to write the PID file to, not {name!r}")
         self.name, self.address = resolve(name, scope)
-        self._mirror_path = self.name if mirror is True else _absolute(mirror) if mirror else None
+        if mirror:
+            self._mirror = Mirror(self.name if mirror is True else resolve(os.path.join(os.curdir, mirror))[0])
         self._timeout = _checked(timeout)
         self._owner = 0
         self._ref = ref(self)
@@ -86,7 +89,7 @@ class Lock:
                 return self
         except BaseException as exc:
             self._undo(sock, hand)
-            if isinstance(exc, OSError):
+            if isinstance(exc, OSError) and exc.errno is not None:  # not what a signal handler raises
                 exc.filename = self.name
                 if _linux.denied(exc):
                     raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
@@ -106,7 +109,7 @@ class Lock:
             ):
                 self._sock = None  # before another thread is granted the lock through this object
                 if self._mirror is not None:
-                    self._remove_mirror()
+                    self._mirror.remove()
                 if not _queue.close_if_idle(sock):
                     run(_queue.hand_over(sock, hand))
                 return
@@ -143,7 +146,7 @@ class Lock:
             return listed.queued  # the dead are counted too
         sock = self._sock
         if sock is not None and _descriptors.is_listener(sock, self.address):
-            _queue.drain(sock, queue)
+            _descriptors.drop_dead(sock, queue)
         return sum(1 for inode in queue if inode)
 
     def fileno(self) -> int:
@@ -153,9 +156,10 @@ class Lock:
         return self._sock.fileno()
 
     def across_fork(self) -> AcrossFork:
-        """`with lock.across_fork():` each fork by this thread moves the lock to the child; the parent holds it no more.
+        """`with lock.across_fork():` each fork by this thread moves the lock to the child; the parent has it no more.
 
-        For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal.
+        For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal.  End the
+        block when the daemon has detached: else the workers that it forks get the lock.
         """
         return AcrossFork(self)
 
@@ -167,22 +171,20 @@ class Lock:
     ) -> None:
         self.release()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {self!r}: make another by its name")
+
     def __repr__(self) -> str:
         return f"<Lock {self.name!r}{' held' if self.held else ''}>"
 
     def __del__(self) -> None:
         if self._sock is not None and self.held:
-            import warnings
-
             try:
-                warnings.warn(
-                    f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2
-                )
+                warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
             finally:
                 self.release()
         elif self._sock is not None:
-            _held.held.pop(self._sock, None)
-            _descriptors.abandon(self._sock)
+            self._leave()
 
     # What acquire and release are made of ---------------------------------------------------------------------------
 
@@ -217,25 +219,13 @@ class Lock:
         self._owner = _thread.get_ident()
         self._sock = sock
         _held.held[sock] = self._ref
-        if self._mirror_path is not None:
+        if self._mirror is not None:
             try:
-                self._mirror = Mirror(self._mirror_path)
+                self._mirror.write()
             except OSError as exc:
                 self.release()
-                reason = f"its PID file {self._mirror_path!r} cannot be written: {exc.strerror}"
+                reason = f"its PID file {self._mirror.path!r} cannot be written: {exc.strerror}"
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
-
-    def _remove_mirror(self) -> None:
-        mirror = self._mirror
-        try:
-            if mirror is not None:
-                mirror.remove()
-            self._mirror = None  # only now: _undo tries again
-        except OSError as exc:
-            self._mirror = None
-            import warnings
-
-            warnings.warn(f"PID file {self._mirror_path!r} of lock {self.name!r} was left behind: {exc}", stacklevel=3)
 
     def _undo(self, sock: Socket | None, hand: list[Socket]) -> None:
         """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
@@ -243,8 +233,8 @@ class Lock:
             try:
                 if self._sock is sock or (self._sock is not None and self._sock.hand is hand):
                     self._sock = None
-                if self._sock is None:
-                    self._remove_mirror()
+                if self._sock is None and self._mirror is not None:
+                    self._mirror.remove()
                 for mine in (sock, *hand):
                     if mine is not None:
                         _held.held.pop(mine, None)
@@ -265,34 +255,22 @@ class Lock:
     # What a fork does with it; see _inherit.py ----------------------------------------------------------------------
 
     def _moving(self) -> tuple[Socket | None, int]:
-        return self._sock, self._mirror.fileno() if self._mirror is not None else -1
+        return self._sock, self._mirror.fd if self._mirror is not None else -1
 
     def _arrive(self) -> None:
         self._owner = _thread.get_ident()
         if self._sock is not None:
             self._sock.listen(_queue.BACKLOG)
-        mirror = self._mirror
-        if mirror is not None:
-            try:
-                mirror.move_here()
-            except OSError as exc:
-                import warnings
-
-                self._mirror = None
-                mirror.forget()
-                warnings.warn(
-                    f"PID file {self._mirror_path!r} of lock {self.name!r} does not name its new holder: {exc}",
-                    stacklevel=2,
-                )
+        if self._mirror is not None:
+            self._mirror.move_here()
 
     def _leave(self) -> None:
         sock, self._sock = self._sock, None
-        mirror, self._mirror = self._mirror, None
         if sock is not None:
             _held.held.pop(sock, None)
             _descriptors.abandon(sock)
-        if mirror is not None:
-            mirror.forget()
+        if self._mirror is not None:
+            self._mirror.forget()
 
     def _settle(self) -> None:
         if self._mirror is not None and self.held:
@@ -307,7 +285,3 @@ def _checked(timeout: float | None) -> float | None:
     if not timeout >= 0:  # nor NaN
         raise ValueError(f"a timeout must not be negative: {timeout!r}")
     return None if timeout > _LONGEST else timeout
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    return resolve(os.path.join(os.curdir, path))[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _warnings import warn
 from fcntl import LOCK_EX, LOCK_NB, flock  # now: after a daemon's chroot or setuid the library may be out of reach
 
 from ._linux import file_identity, is_file
@@ -20,16 +21,18 @@ open_files: dict[int, tuple[int, int]] = {}
 
 
 class Mirror:
-    """One written mirror file, held open for its flock."""
+    """The PID file of one lock, and while it is written its descriptor, which is kept open for the flock."""
 
-    __slots__ = ("_fd", "_identity", "_text", "path")
+    __slots__ = ("_identity", "_text", "fd", "path")
 
     def __init__(self, path: str) -> None:
-        """Write it, in place of whatever file is at `path`.  Raises OSError."""
         self.path = path
-        self._write()
+        self.fd = -1
+        self._identity = (0, 0)
+        self._text = b""
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write our pid, in place of whatever file is there.  Raises OSError."""
         text = b"%d\n" % os.getpid()
         temporary = _free_name_beside(self.path)
         fd = -1
@@ -39,80 +42,80 @@ class Mirror:
             os.write(fd, text)
             _flock(fd)
             os.rename(temporary, self.path)
-            self._fd, self._identity, self._text = fd, file_identity(fd), text
-            open_files[fd] = self._identity
+            self._keep(fd, text)
         except BaseException:
             # A signal handler can raise between the open and its assignment: then only the kernel knows the number.
             for opened in (fd,) if fd >= 0 else _opened_as(temporary):
-                if is_file_at(self.path, opened):  # after the rename
+                if _is_at(self.path, opened):  # after the rename
                     _unlink(self.path)
                 os.close(opened)
             _unlink(temporary)
+            self.fd = -1
             raise
 
-    def fileno(self) -> int:
-        return self._fd
+    def _keep(self, fd: int, text: bytes) -> None:
+        self.fd, self._identity, self._text = fd, file_identity(fd), text
+        open_files[fd] = self._identity
 
     def move_here(self) -> None:
-        """After a fork that moved the lock to this process: name it.
+        """After a fork that moved the lock to this process: name it.  Warns where that cannot be done.
 
-        In place where the directory is no longer writable, as after DaemonContext's setuid.  Raises OSError.
+        In place where the directory is no longer writable, as after DaemonContext's setuid.
         """
-        inherited, identity = self._fd, self._identity
+        if self.fd < 0:
+            return
+        inherited, identity = self.fd, self._identity
         try:
-            self._write()
-        except OSError:
-            if not self._is_in_place():
-                raise
-            text = b"%d\n" % os.getpid()
-            os.pwrite(inherited, text, 0)  # the first line is whole at any moment, even before the cut
-            os.ftruncate(inherited, len(text))
-            self._text = text
-            open_files[inherited] = identity
+            self.write()
+        except OSError as exc:
+            self.fd = inherited
+            if self._is_in_place():
+                text = b"%d\n" % os.getpid()
+                os.pwrite(inherited, text, 0)  # the first line is whole at any moment, even before the cut
+                os.ftruncate(inherited, len(text))
+                self._keep(inherited, text)
+            else:
+                self.forget()
+                warn(f"PID file {self.path!r} does not name the lock's new holder: {exc}", RuntimeWarning, stacklevel=3)
         else:
             _close(inherited, identity)
 
     def relock(self) -> None:
         """Take the flock again if DaemonContext closed our descriptor."""
-        if is_file(self._fd, self._identity) or not self._is_in_place():
+        if self.fd < 0 or is_file(self.fd, self._identity) or not self._is_in_place():
             return
-        open_files.pop(self._fd, None)
+        open_files.pop(self.fd, None)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._keep(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), self._text)
         except OSError:
             return  # the flock is only a courtesy
-        self._identity = file_identity(self._fd)
-        open_files[self._fd] = self._identity
-        _flock(self._fd)
+        _flock(self.fd)
 
     def remove(self) -> None:
-        """Remove the file if it is still ours.  Raises OSError if it is and cannot be; it is closed in any case."""
+        """Remove the file if it is written, and still ours.  Warns where that cannot be done.  Can be interrupted and
+        done again."""
+        if self.fd < 0:
+            return
         try:
             if self._text == b"%d\n" % os.getpid() and self._is_in_place():
                 os.unlink(self.path)
-        except OSError:
+        except OSError as exc:
             self._empty()
-            raise
-        finally:
-            self.forget()
+            warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
+        self.forget()
 
     def _empty(self) -> None:
         """So that nobody is led to signal our pid."""
         try:
-            if is_file(self._fd, self._identity):
-                os.ftruncate(self._fd, 0)
+            if is_file(self.fd, self._identity):
+                os.ftruncate(self.fd, 0)
         except OSError:
             pass  # opened again by `relock`, and not for writing
 
     def forget(self) -> None:
         """Close our copy; the file stays."""
-        _close(self._fd, self._identity)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_text") and is_file(
-            self._fd, self._identity
-        ):  # an exception dropped it on its way to the lock
-            self.remove()
+        _close(self.fd, self._identity)
+        self.fd = -1
 
     def _is_in_place(self) -> bool:
         """Whether the file at our path is the one we wrote: inodes are reused, so the text has to be ours as well."""
@@ -141,7 +144,7 @@ def _free_name_beside(path: str) -> str:
     return f"{name}-{os.urandom(4).hex()}" if _mode(name) else name
 
 
-def is_file_at(path: str, fd: int) -> bool:
+def _is_at(path: str, fd: int) -> bool:
     try:
         return os.path.samestat(os.lstat(path), os.fstat(fd))
     except OSError:
@@ -149,10 +152,14 @@ def is_file_at(path: str, fd: int) -> bool:
 
 
 def _opened_as(path: str) -> list[int]:
-    try:
-        return [int(fd) for fd in os.listdir("/proc/self/fd") if os.readlink(f"/proc/self/fd/{fd}") == path]
-    except OSError:
-        return []
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{number}") == path:
+                found.append(int(number))
+        except FileNotFoundError:
+            pass  # the listing's own
+    return found
 
 
 def _mode(path: str) -> int:

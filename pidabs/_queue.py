@@ -46,15 +46,11 @@ _JOIN_TIME = 0.002  # between a waiter's connect and its W pass microseconds, un
 _MAX_SKIPPED = 256
 _SHORT_PAUSE = 0.0001  # doubles up to
 _LONG_PAUSE = 0.005  # after a refused connect, or
-_LONGEST_PAUSE = 0.050  # where we cannot queue
-_QUICK_TURN = 0.050
-
-
-# 1. bind ------------------------------------------------------------------------------------------------------
+_QUICK_TURN = _LONGEST_PAUSE = 0.050  # where we cannot queue
 
 
 def bind(sock: Socket, address: bytes) -> bool:
-    """Take the lock if it is free: whether `sock` is now its listener.  Leaves no trace in the holder's queue."""
+    """Step 1: take the lock if it is free, and whether it was.  Leaves no trace in the holder's queue."""
     try:
         sock.bind(address)
     except OSError as exc:
@@ -67,14 +63,10 @@ def bind(sock: Socket, address: bytes) -> bool:
     return True
 
 
-# 2. join ------------------------------------------------------------------------------------------------------
-
-
 def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
     """Steps 1 to 3, from the second look at a lock that `bind` found taken: its listener, or None past the deadline.
 
-    `sock` is used up.  A listener is in `hand` from the moment it is granted, so that an exception which strikes on its
-    way to the caller does not lose it.
+    `sock` is used up.  A granted listener is in `hand` at once, so that no exception on its way to the caller loses it.
     """
     pause = _SHORT_PAUSE
     try:
@@ -104,7 +96,7 @@ def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> S
 
 
 def join(sock: Socket, address: bytes) -> int | None:
-    """Enter the queue: None, or why not: ECONNREFUSED (being taken or let go), EAGAIN (there is no queue for us)."""
+    """Step 2: enter the queue.  None, or why not: ECONNREFUSED (being taken or let go), EAGAIN (no room for us)."""
     try:
         sock.connect(address)
     except ConnectionRefusedError:
@@ -112,10 +104,7 @@ def join(sock: Socket, address: bytes) -> int | None:
     except (BlockingIOError, PermissionError):  # the queue is full; Landlock
         return errno.EAGAIN
     sock.role = CONNECTION
-    try:
-        sock.send(WAITING, MSG_NOSIGNAL)
-    except OSError:
-        pass  # the holder is gone; our turn ends as soon as it begins
+    _say(sock, WAITING)  # where that fails the holder is gone, and our turn ends as soon as it begins
     return None
 
 
@@ -131,7 +120,7 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
                 receive(conn, address, hand)
         if not hand:
             give_up(conn, address, believed, hand)
-    except ConnectionError:
+    except _LetGo:
         pass
     except BaseException as exc:
         if not hand:
@@ -152,56 +141,49 @@ def _readable(conn: Socket, deadline: float) -> Steps[bool]:
     return True
 
 
-# 3. receive ---------------------------------------------------------------------------------------------------
+class _LetGo(Exception):
+    """The connection is over, or what came through it not to be believed.
+
+    No OSError: the exception of a signal handler, often a TimeoutError, must not be taken for ours.
+    """
 
 
 def accept_offer(conn: Socket, address: bytes, believed: bool) -> None:
-    """Read the first message, which has to be an offer, and answer it.
+    """Step 3: read the first message, which has to be an offer, and answer it.  Raises _LetGo.
 
-    No descriptor is received here: closing one that a stranger sent could block.  Raises ConnectionError if it is no
-    offer, or the connection is over.
+    No descriptor is received here: closing one that a stranger sent could block.
     """
-    if not _descriptors.is_connection(conn, address):  # closed behind our back, and not to be read from
-        raise ConnectionAbortedError
-    try:
-        if conn.recv(1, MSG_DONTWAIT) != OFFER or not believed:
-            raise ConnectionAbortedError
-    except BlockingIOError as exc:
-        raise ConnectionAbortedError from exc
-    _answer(conn)
+    # If it was closed behind our back, its number is not ours to read from.
+    if not _descriptors.is_connection(conn, address) or _read_byte(conn) != OFFER or not believed:
+        raise _LetGo
+    _say(conn, ANSWER)  # where that fails the holder has not waited; if it is this process, its grant is here already
 
 
 def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
     """Read the next message.  A grant's listener is put in `hand`, and is ours.
 
-    Raises ConnectionError if the connection is over, or its message not to be believed; OSError if we had no descriptor
-    left to receive the lock with.
+    Raises _LetGo, or OSError if we had no descriptor left to receive the lock with.
     """
     try:
         data, passed, flags = _descriptors.receive_message(conn, hand)
     except BlockingIOError:
         return
+    except ConnectionError:
+        raise _LetGo from None
     try:
         if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
             hand.append(passed[0])
             hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
         elif data == OFFER and not passed:
-            _answer(conn)
+            _say(conn, ANSWER)
         elif flags & MSG_CTRUNC and not passed:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         else:
-            raise ConnectionAbortedError
+            raise _LetGo
     finally:
         for sock in passed:
             if sock not in hand:
                 _descriptors.close(sock)
-
-
-def _answer(conn: Socket) -> None:
-    try:
-        conn.send(ANSWER, MSG_NOSIGNAL)
-    except OSError:
-        pass  # it waited no longer; or it is this process, did not wait at all, and the grant is here
 
 
 def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
@@ -228,38 +210,24 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
         conn.shutdown(SHUT_RDWR)
         while believed and not hand:  # at most an offer and a grant, then the end
             receive(conn, address, hand)
-    except OSError:
+    except (OSError, _LetGo):
         pass
     finally:
         _descriptors.abandon(conn)
-
-
-# 4. hand over -------------------------------------------------------------------------------------------------
 
 
 def close_if_idle(listener: Socket) -> bool:
     """Free the lock if nobody waits: whether it is free now.  Who joins in between is woken by the close."""
     poller = poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
-    if poller.poll(0):
-        return False
-    _descriptors.close(listener)
-    return True
-
-
-def drain(listener: Socket, queue: list[int]) -> None:
-    """Drop the dead entries at the head of our queue, which is listed as `queue`: waiters' inodes, 0 for the dead."""
-    for inode in queue:
-        if inode:
-            return
-        try:
-            _descriptors.close(_descriptors.accept(listener))
-        except OSError:
-            return
+    idle = not poller.poll(0)
+    if idle:
+        _descriptors.close(listener)
+    return idle
 
 
 def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
-    """Grant the lock to the first in the queue who still wants it; free it if there is none, or it takes too long.
+    """Step 4: grant the lock to the first in the queue who still wants it; free it if there is none, or none in time.
 
     `listener` is closed in any case, so a process that is interrupted here holds nothing.
     """
@@ -267,8 +235,8 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
     conn = None
     try:
         for _ in range(_MAX_SKIPPED):
-            conn = _descriptors.accept(listener, hand)
-            if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
+            conn = _next(listener, hand)
+            if conn is None or ((yield from _accepts(conn, deadline)) and _grant(conn, listener)):
                 return
             _descriptors.close(conn)
             if monotonic() >= deadline:
@@ -276,43 +244,57 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
             # Somebody was there at first, but the next accept may find nobody; and whether it then blocks travels with
             # the listener: another program may have made it so.
             os.set_blocking(listener.fileno(), False)
-    except OSError:
-        pass  # nobody left to accept, or no descriptor to accept with: whoever waits is woken by the close, and races
     finally:
         if conn is not None:
             _descriptors.close(conn)
         _descriptors.abandon(listener)
 
 
+def _next(listener: Socket, hand: list[Socket]) -> Socket | None:
+    """The head of the queue; None if nobody is left, or no descriptor: the close wakes whoever waits, and they race."""
+    try:
+        return _descriptors.accept(listener, hand)
+    except OSError:
+        return None
+
+
 def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
     """Whether it is a waiter, trusted, and accepts our offer."""
-    try:
-        pid, uid, _ = _linux.peer_credentials(conn)
-        if not _linux.trusted(uid):
-            return False
-        try:
-            said = conn.recv(1, MSG_DONTWAIT)
-        except BlockingIOError:  # it has just connected, or is somebody who only asks who we are
-            said = conn.recv(1, MSG_DONTWAIT) if (yield conn.fileno(), _JOIN_TIME) else b""
-        if said != WAITING:
-            return False
-        conn.send(OFFER, MSG_NOSIGNAL)
-        if pid == os.getpid():
-            return True  # it may be a task of this very thread, which cannot answer while we wait
-        answered = yield conn.fileno(), min(SOON, remaining(deadline))
-        return answered and conn.recv(1, MSG_DONTWAIT) == ANSWER
-    except OSError:
+    pid, uid, _ = _linux.peer_credentials(conn)
+    if not _linux.trusted(uid):
         return False
+    said = _read_byte(conn)
+    if said is None and (yield conn.fileno(), _JOIN_TIME):  # just connected, or somebody who only asks who we are
+        said = _read_byte(conn)
+    if said != WAITING or not _say(conn, OFFER):
+        return False
+    if pid == os.getpid():
+        return True  # it may be a task of this very thread, which cannot answer while we wait
+    return (yield conn.fileno(), min(SOON, remaining(deadline))) and _read_byte(conn) == ANSWER
 
 
 def _grant(conn: Socket, listener: Socket) -> bool:
-    """Send the lock: whether it is on its way.  If the waiter dies before it reads this, the kernel frees the lock."""
+    """Send the lock: whether we are done.  If the waiter dies before it reads this, the kernel frees the lock."""
     descriptor = listener.fileno().to_bytes(4, sys.byteorder)
     try:
         conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
     except OSError as exc:
-        if exc.errno == errno.ETOOMANYREFS:  # and so for every other waiter
-            raise
-        return False  # it gave up, died, or does not take descriptors (SO_PASSRIGHTS, Linux 6.16)
+        # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
+        return exc.errno == errno.ETOOMANYREFS
     os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
     return True
+
+
+def _say(conn: Socket, byte: bytes) -> bool:
+    try:
+        return conn.send(byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
+    except OSError:
+        return False
+
+
+def _read_byte(conn: Socket) -> bytes | None:
+    """One byte, none at the end, None if it has not been said yet."""
+    try:
+        return conn.recv(1, MSG_DONTWAIT)
+    except OSError as exc:
+        return None if exc.errno == errno.EAGAIN else b""
