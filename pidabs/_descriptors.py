@@ -122,7 +122,7 @@ def _adopt(hand: object) -> Socket:
     sock.hand = hand
     sock.role = LISTENER
     known[sock.fileno()] = ref(sock)
-    _arriving.clear()
+    _arriving.pop()
     return sock
 
 
@@ -219,6 +219,8 @@ def _sweep(address: bytes, hand: object) -> None:
         if fd in numbers:
             continue
         try:
+            if os.get_inheritable(fd):  # not ours, which are close-on-exec: a listener that we were started with
+                continue
             # Straight from C into the list: an exception must never find this object on the stack and close, with it,
             # a file that is not ours.  The type is spelled out, else socket.setdefaulttimeout() would change the file.
             _inspected.extend(map(socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))

@@ -77,12 +77,14 @@ _blocks: list[tuple[int, Movable]] = []
 class _Fork:
     """A fork under way: what moves with it, and a pair of sockets by which parent and child wait for each other.
 
-    Both halves can be run again where an exception broke them off.
+    Each part can be run again where an exception broke it off.
     """
 
-    __slots__ = ("locks", "pair")
+    __slots__ = ("done", "locks", "pair", "prepared")
 
     def __init__(self) -> None:
+        self.prepared = False
+        self.done = False
         self.locks: list[Movable] = []
         self.pair: tuple[socket, socket] | None = None
 
@@ -90,9 +92,14 @@ class _Fork:
         """Raises OSError for want of descriptors; then nothing moves."""
         thread = _thread.get_ident()
         locks = [lock for ident, lock in _blocks if ident == thread and lock.held]
-        if locks or known:
-            self.pair = socketpair()
-            self.locks = locks
+        if not self.prepared and (locks or known):
+            try:
+                self.locks, self.pair = locks, socketpair()
+            except OSError:
+                self.locks = []
+                self.prepared = True
+                raise
+        self.prepared = True
 
     def in_child(self) -> None:
         moving = [lock._moving() for lock in self.locks]
@@ -140,28 +147,27 @@ def _has_spoken(sock: socket) -> bool:
     return sock.fileno() >= 0 and any(ioctl(sock.fileno(), _FIONREAD, b"\0\0\0\0"))
 
 
-_fork: _Fork | None = None
+_fork = _Fork()
 
 
 def _before() -> None:
     global _fork
-    _fork = _Fork()
+    if _fork.done:
+        _fork = _Fork()
     _fork.prepare()
 
 
 def _in_child() -> None:
-    global _fork
-    if _fork is not None:
+    if not _fork.done:
         _fork.in_child()
         _blocks[:] = [block for block in _blocks if block[0] == _thread.get_ident()]
-    _fork = None
+    _fork.done = True
 
 
 def _in_parent() -> None:
-    global _fork
-    if _fork is not None:
+    if not _fork.done:
         _fork.in_parent()
-    _fork = None
+    _fork.done = True
 
 
 def _close_inherited(moving: list[Socket | None]) -> None:
@@ -172,10 +178,10 @@ def _close_inherited(moving: list[Socket | None]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_child=_in_child, after_in_parent=_in_parent)
-    # A signal that arrives during the fork is delivered in the first hook after it, and its handler may raise: then the
-    # second does the work.
-    os.register_at_fork(after_in_child=_in_child, after_in_parent=_in_parent)
+    # Twice: a signal that arrives just before the fork, or during it, is delivered in the first hook that runs then,
+    # and its handler may raise.
+    for _ in range(2):
+        os.register_at_fork(before=_before, after_in_child=_in_child, after_in_parent=_in_parent)
     # The last to be registered is the first before a fork and the last after it.  Until the fork is over, nobody is
     # between receiving a descriptor and making it known, and nobody releases a lock that has moved.  As C functions
     # these cannot be interrupted.

@@ -86,6 +86,7 @@ class Lock:
                 sock = self._wait(sock, seconds, hand)
             if sock is not None:
                 self._own(sock)
+                hand.clear()  # it refers to the socket, and the socket to it
                 return self
         except BaseException as exc:
             self._undo(sock, hand)

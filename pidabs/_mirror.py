@@ -118,10 +118,14 @@ class Mirror:
         self.fd = -1
 
     def _is_in_place(self) -> bool:
-        """Whether the file at our path is the one we wrote: inodes are reused, so the text has to be ours as well."""
+        """Whether the file at our path is the one we wrote."""
+        size = len(self._text) + 1
         try:
+            if is_file(self.fd, self._identity):
+                return _is_at(self.path, self.fd) and os.pread(self.fd, size, 0) == self._text
+            # Our descriptor was closed behind our back, and inodes are reused: the text has to tell.
             with open(self.path, "rb", opener=_open_regular) as file:
-                return is_file(file.fileno(), self._identity) and file.read(len(self._text) + 1) == self._text
+                return is_file(file.fileno(), self._identity) and file.read(size) == self._text
         except OSError:
             return False
 
