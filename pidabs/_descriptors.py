@@ -28,6 +28,7 @@ from ._linux import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    attempt,
     is_unix_stream,
 )
 from ._names import PREFIX
@@ -150,10 +151,7 @@ def abandon(sock: Socket) -> None:
 
 
 def _is_ours(sock: Socket) -> bool:
-    try:
-        name = sock.getpeername() if sock.role == CONNECTION else sock.getsockname()
-    except OSError:
-        return False
+    name = attempt(sock.getpeername if sock.role == CONNECTION else sock.getsockname)
     # A fork or an exception may strike between a socket's bind and the change of its role.
     return (isinstance(name, bytes) and name.startswith(PREFIX)) or (name == "" and sock.role == FRESH)
 
@@ -166,18 +164,12 @@ def is_known(sock: Socket) -> bool:
 
 def is_listener(sock: Socket, address: bytes) -> bool:
     """Whether the socket is still what it was when it got its name."""
-    try:
-        return sock.getsockname() == address and is_known(sock)
-    except OSError:
-        return False
+    return attempt(sock.getsockname) == address and is_known(sock)
 
 
 def is_connection(sock: Socket, address: bytes) -> bool:
     """Whether the socket is still our connection to the queue of this address."""
-    try:
-        return sock.getpeername() == address and is_known(sock)
-    except OSError:
-        return False
+    return attempt(sock.getpeername) == address and is_known(sock)
 
 
 def sweep(address: bytes, hand: object) -> None:

@@ -11,6 +11,13 @@ import sys
 from _socket import socket
 from struct import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 AF_UNIX = 1
 SOCK_STREAM = 1
 SOCK_NONBLOCK = 0o4000
@@ -32,6 +39,19 @@ _SO_PEERPIDFD = 77  # Linux 6.5
 
 _UCRED = Struct("iII")
 _overflow: int | None = None
+
+
+def attempt(call: Callable[..., T], *arguments: object) -> T | None:
+    """What the call returns, None if the kernel refuses it.
+
+    An OSError without an errno is not the kernel's but a signal handler's, often an alarm's TimeoutError, and goes on.
+    """
+    try:
+        return call(*arguments)
+    except OSError as exc:
+        if exc.errno is None:
+            raise
+        return None
 
 
 def supported() -> bool:

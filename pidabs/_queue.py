@@ -32,7 +32,7 @@ from time import monotonic
 from . import _descriptors, _linux
 from ._descriptors import CONNECTION, LISTENER, Socket
 from ._drive import SOON, jitter, remaining
-from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
+from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET, attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,8 +168,10 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
         data, passed, flags = _descriptors.receive_message(conn, hand)
     except BlockingIOError:
         return
-    except ConnectionError:
-        raise _LetGo from None
+    except ConnectionError as exc:
+        if exc.errno is None:
+            raise
+        raise _LetGo from exc
     try:
         if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
             hand.append(passed[0])
@@ -188,14 +190,11 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
 
 def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
     """Whether it is the lock.  The same name in another network namespace is another lock."""
-    try:
-        return (
-            sock.getsockname() == address
-            and _linux.is_listening_stream(sock)
-            and _linux.network_namespace(sock) == _linux.network_namespace(conn)
-        )
-    except OSError:
-        return False
+    return (
+        attempt(sock.getsockname) == address
+        and _linux.is_listening_stream(sock)
+        and _linux.network_namespace(sock) == _linux.network_namespace(conn)
+    )
 
 
 def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) -> None:
@@ -205,13 +204,15 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
     read and our close is lost: 258 of 3000 timed races, against none.
     """
     try:
-        if not _descriptors.is_connection(conn, address):
-            return
-        conn.shutdown(SHUT_RDWR)
-        while believed and not hand:  # at most an offer and a grant, then the end
-            receive(conn, address, hand)
-    except (OSError, _LetGo):
+        if _descriptors.is_connection(conn, address):
+            attempt(conn.shutdown, SHUT_RDWR)
+            while believed and not hand:  # at most an offer and a grant, then the end
+                receive(conn, address, hand)
+    except _LetGo:
         pass
+    except OSError as exc:  # no descriptor left for the grant
+        if exc.errno is None:
+            raise
     finally:
         _descriptors.abandon(conn)
 
@@ -235,7 +236,7 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
     conn = None
     try:
         for _ in range(_MAX_SKIPPED):
-            conn = _next(listener, hand)
+            conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
             if conn is None or ((yield from _accepts(conn, deadline)) and _grant(conn, listener)):
                 return
             _descriptors.close(conn)
@@ -248,14 +249,6 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
         if conn is not None:
             _descriptors.close(conn)
         _descriptors.abandon(listener)
-
-
-def _next(listener: Socket, hand: list[Socket]) -> Socket | None:
-    """The head of the queue; None if nobody is left, or no descriptor: the close wakes whoever waits, and they race."""
-    try:
-        return _descriptors.accept(listener, hand)
-    except OSError:
-        return None
 
 
 def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
@@ -279,6 +272,8 @@ def _grant(conn: Socket, listener: Socket) -> bool:
     try:
         conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
     except OSError as exc:
+        if exc.errno is None:
+            raise
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
     os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
@@ -286,15 +281,9 @@ def _grant(conn: Socket, listener: Socket) -> bool:
 
 
 def _say(conn: Socket, byte: bytes) -> bool:
-    try:
-        return conn.send(byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
-    except OSError:
-        return False
+    return attempt(conn.send, byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
 
 
 def _read_byte(conn: Socket) -> bytes | None:
-    """One byte, none at the end, None if it has not been said yet."""
-    try:
-        return conn.recv(1, MSG_DONTWAIT)
-    except OSError as exc:
-        return None if exc.errno == errno.EAGAIN else b""
+    """One byte, none at the end, None if it has not been said yet or never will be."""
+    return attempt(conn.recv, 1, MSG_DONTWAIT)
