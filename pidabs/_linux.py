@@ -127,10 +127,7 @@ def file_identity(fd: int) -> tuple[int, int]:
 
 def is_file(fd: int, identity: tuple[int, int]) -> bool:
     """Whether `fd` is still the file that had this identity; false once it is closed."""
-    try:
-        return file_identity(fd) == identity
-    except OSError:
-        return False
+    return attempt(file_identity, fd) == identity
 
 
 def denied(exc: OSError) -> bool:

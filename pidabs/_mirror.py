@@ -12,7 +12,7 @@ import stat
 from _warnings import warn
 from fcntl import LOCK_EX, LOCK_NB, flock  # now: after a daemon's chroot or setuid the library may be out of reach
 
-from ._linux import file_identity, is_file
+from ._linux import attempt, file_identity, is_file
 
 _MODE = 0o644
 
@@ -100,17 +100,16 @@ class Mirror:
             if self._text == b"%d\n" % os.getpid() and self._is_in_place():
                 os.unlink(self.path)
         except OSError as exc:
+            if exc.errno is None:  # a signal handler's
+                raise
             self._empty()
             warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
         self.forget()
 
     def _empty(self) -> None:
         """So that nobody is led to signal our pid."""
-        try:
-            if is_file(self.fd, self._identity):
-                os.ftruncate(self.fd, 0)
-        except OSError:
-            pass  # opened again by `relock`, and not for writing
+        if is_file(self.fd, self._identity):
+            attempt(os.ftruncate, self.fd, 0)  # refused if it was opened again by `relock`, and not for writing
 
     def forget(self) -> None:
         """Close our copy; the file stays."""
@@ -126,7 +125,9 @@ class Mirror:
             # Our descriptor was closed behind our back, and inodes are reused: the text has to tell.
             with open(self.path, "rb", opener=_open_regular) as file:
                 return is_file(file.fileno(), self._identity) and file.read(size) == self._text
-        except OSError:
+        except OSError as exc:
+            if exc.errno is None:
+                raise
             return False
 
 
@@ -149,10 +150,8 @@ def _free_name_beside(path: str) -> str:
 
 
 def _is_at(path: str, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(fd))
-    except OSError:
-        return False
+    status = attempt(os.lstat, path)
+    return status is not None and os.path.samestat(status, os.fstat(fd))
 
 
 def _opened_as(path: str) -> list[int]:
@@ -167,10 +166,8 @@ def _opened_as(path: str) -> list[int]:
 
 
 def _mode(path: str) -> int:
-    try:
-        return os.lstat(path).st_mode
-    except OSError:
-        return 0
+    status = attempt(os.lstat, path)
+    return status.st_mode if status else 0
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -179,18 +176,11 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+    attempt(os.unlink, path)
 
 
-def _flock(fd: int) -> bool:
-    try:
-        flock(fd, LOCK_EX | LOCK_NB)
-    except OSError:
-        return False  # a file system without: the flock is only a courtesy to pgrep
-    return True
+def _flock(fd: int) -> None:
+    attempt(flock, fd, LOCK_EX | LOCK_NB)  # some file systems have none: it is only a courtesy to pgrep
 
 
 def _close(fd: int, identity: tuple[int, int]) -> None:
