@@ -46,14 +46,13 @@ class Holder:
 
     @property
     def command(self) -> str | None:
-        """Its command line, or its name where there is none; None if it is gone or cannot be seen."""
-        if self.pid is None or not _proc_is_ours():
+        """Its command line, or its name where there is none; None if it is gone or cannot be seen for certain."""
+        if self.pid is None or not self._has_handle() or not _proc_is_ours():
             return None
-        text = (
-            _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ") or _read_proc(self.pid, "comm").strip()
-        )
+        text = _read_proc(self.pid, "cmdline").rstrip(b"\0").replace(b"\0", b" ")
+        text = text or _read_proc(self.pid, "comm").strip()
         # Alive after the read, so the pid was still this process while we read.
-        return None if self._has_handle() and self.wait(0) else os.fsdecode(text) or None
+        return None if self.wait(0) else os.fsdecode(text) or None
 
     def send_signal(self, sig: int) -> None:
         """Send it a signal, never another process that got the same pid since.
@@ -123,7 +122,8 @@ class Holder:
 
     def _elsewhere(self) -> str:
         """The hint for the one surprise of a name that no file stands behind: two containers that use the same path."""
-        ours, theirs = _mount_namespace("self"), _mount_namespace(str(self.pid)) if _proc_is_ours() else None
+        visible = self._has_handle() and _proc_is_ours()
+        ours, theirs = _mount_namespace("self"), _mount_namespace(str(self.pid)) if visible else None
         hidden = self.pid is None and self.gid is not None
         if hidden or (ours and theirs and ours != theirs):
             return ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
