@@ -957,6 +957,40 @@ def test_waiter_of_another_user_is_not_granted(name: str) -> None:
                 assert (stranger.pid, STRANGER) == (owner.pid, owner.uid)
 
 
+OVERFLOW_UID = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+
+AS_NOBODY = f"""
+    import pidabs
+    os.setgroups([]); os.setgid({OVERFLOW_UID}); os.setuid({OVERFLOW_UID})
+"""
+
+
+@needs_root
+def test_nobody_is_a_user_like_any_other_where_all_are_mapped(name: str) -> None:
+    """Daemons do run as `nobody`; the socket stays the same, so it was granted and not raced for."""
+    with child(AS_NOBODY + HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        inode = pidabs.list_locks()[[lock.name for lock in pidabs.list_locks()].index(name)].inode
+        with child(AS_NOBODY + WAIT, args=(name,)) as waiter:
+            waiter.expect("asks")
+            wait_until(lambda: queue_length(name) == 1)
+            holder.tell()
+            waiter.expect("held")
+            assert [inode] == [lock.inode for lock in pidabs.list_locks() if lock.name == name]
+            waiter.tell()
+            waiter.expect("released")
+
+
+def test_nobody_in_particular_is_not_trusted() -> None:
+    """In a user namespace without a map everybody reads as the overflow uid, ourselves among them."""
+    code = """
+    from pidabs import _linux
+    say(os.geteuid(), _linux.trusted(os.geteuid()))
+    """
+    done = run_in(in_namespace("--user"), code)
+    assert f"{OVERFLOW_UID} False" == done.stdout.strip(), done.stderr
+
+
 @needs_root
 def test_connection_of_another_user_is_not_even_offered(name: str) -> None:
     code = (
