@@ -13,7 +13,8 @@ General layout, each file importing only what stands above it:
     _mirror       the optional PID file
     _inherit      what a forked child inherits
     _held         the locks that this process holds
-    _lock         Lock
+    _ownership    how a lock is taken, waited for, let go, lost and moved
+    _lock         Lock: the same for threads and for asyncio's tasks
     _listing      the locks of this host
     cli/          the command
 

@@ -1,4 +1,4 @@
-"""Steps, and how they are driven: here by blocking the thread."""
+"""Steps, and how they are driven: by blocking the thread, or by asyncio's event loop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ._linux import POLLIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Generator
     from typing import TypeVar
 
@@ -62,6 +63,52 @@ def run(steps: Steps[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+async def run_async(steps: Steps[T]) -> T:
+    """The same by the running event loop, without a thread.  Cancelling goes into the steps, too."""
+    try:
+        want = next(steps)
+        while True:
+            try:
+                ready = await _event(*want)
+            except BaseException as exc:
+                want = steps.throw(exc)
+            else:
+                want = steps.send(ready)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def _event(fd: int, seconds: float) -> bool:
+    import asyncio  # whoever calls this has it
+
+    if fd < 0:
+        await asyncio.sleep(seconds)
+        return False
+    loop = asyncio.get_running_loop()
+    event = loop.create_future()
+    loop.add_reader(fd, _settle, event, True)
+    timer = None if seconds == FOR_EVER else loop.call_later(seconds, _settle, event, False)
+    try:
+        return bool(await event)
+    finally:
+        loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()
+
+
+def _settle(event: Future[bool], ready: bool) -> None:
+    if not event.done():
+        event.set_result(ready)
+
+
+def current_task() -> object:
+    """The task of asyncio that runs this."""
+    import asyncio
+
+    return asyncio.current_task()
 
 
 def _comes_soon(poller: poll) -> bool:

@@ -1,0 +1,229 @@
+"""Owning a lock: how one Lock's state changes when it is taken, waited for, let go, lost, or moved by a fork.
+
+The protocol is in _queue.py.  What changes here is who knows of a socket; the kernel knows who holds the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import get_ident
+from _weakref import ref
+from time import monotonic
+
+from . import _descriptors, _held, _linux, _queue
+from ._descriptors import Socket
+from ._drive import FOR_EVER, run
+from ._errors import AlreadyHeld, MirrorError, NotHeld, Timeout, Unsupported
+from ._holder import Holder, ask, of_peer
+from ._mirror import Mirror
+from ._names import is_path, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    from ._drive import Steps
+    from ._names import Name
+
+_LONGEST = 1e9  # seconds; more would overflow somewhere
+_UNDO_TRIES = 16
+
+
+class Ownership:
+    """The part of a Lock that changes hands."""
+
+    __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_task", "_timeout", "address", "name")
+
+    def __init__(
+        self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
+    ) -> None:
+        self._sock: Socket | None = None
+        self._mirror: Mirror | None = None
+        if not _linux.supported():
+            raise Unsupported(
+                f"cannot make lock {name!r}: {sys.platform} has no abstract unix sockets; pidabs needs Linux"
+            )
+        if mirror is True and not is_path(name):
+            raise ValueError(f"mirror=True needs a path for a name, to write the PID file to, not {name!r}")
+        self.name, self.address = resolve(name, scope)
+        if mirror:
+            self._mirror = Mirror(self.name if mirror is True else resolve(os.path.join(os.curdir, mirror))[0])
+        self._timeout = _checked(timeout)
+        self._owner = 0
+        self._task: object = None
+        self._ref = ref(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock, checked with the kernel: a forked child does not."""
+        sock = self._sock
+        return sock is not None and _descriptors.is_listener(sock, self.address)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, None if nobody does.  Raises OSError if the kernel cannot be asked."""
+        sock = self._sock
+        if sock is not None and _descriptors.is_listener(sock, self.address):
+            return of_peer(sock, self.address)
+        return ask(self.address)
+
+    def release(self) -> None:
+        """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
+        sock = self._sock
+        hand: list[Socket] = []
+        try:
+            idle = self._drop(sock)
+            if idle is False and sock is not None:
+                run(_queue.hand_over(sock, hand))
+        except BaseException:
+            self._undo(sock, hand)
+            raise
+        if idle is None:
+            raise NotHeld(self._why_not_held())
+
+    def _begin(self, timeout: float | EllipsisType | None, task: object) -> Steps[None] | None:
+        """Take the lock if it is free; else the steps that wait for it."""
+        seconds = self._timeout if timeout is ... else _checked(timeout)
+        if self._sock is not None:
+            self._check_not_ours(task)
+        sock = None
+        hand: list[Socket] = []
+        try:
+            sock = _descriptors.open_socket(hand)
+            if not _queue.bind(sock, self.address):
+                return self._wait(sock, seconds, hand, task)
+            self._own(sock, task)
+            hand.clear()  # it refers to the socket, and the socket to it
+        except BaseException as exc:
+            self._undo(sock, hand)
+            self._explain(exc)
+            raise
+        return None
+
+    def _wait(self, sock: Socket, seconds: float | None, hand: list[Socket], task: object) -> Steps[None]:
+        listener: Socket | None = None
+        try:
+            if seconds is None:
+                self._check_deadlock(task)
+            if seconds == 0:
+                _descriptors.close(sock)
+            else:
+                deadline = FOR_EVER if seconds is None else monotonic() + seconds
+                listener = yield from _queue.wait(sock, self.address, deadline, hand)
+            if listener is not None:
+                self._own(listener, task)
+                hand.clear()
+        except BaseException as exc:
+            self._undo(listener or sock, hand)
+            self._explain(exc)
+            raise
+        if listener is None:
+            raise Timeout(self.name, seconds or 0.0, self.holder)
+
+    def _explain(self, exc: BaseException) -> None:
+        if isinstance(exc, OSError) and exc.errno is not None:  # not what a signal handler raises
+            exc.filename = self.name
+            if _linux.denied(exc):
+                raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
+
+    def _drop(self, sock: Socket | None) -> bool | None:
+        """Begin to release: None if there is nothing to, else whether the lock is free now since nobody waits."""
+        # Of two threads that release, one finds it.
+        if sock is None or not _descriptors.is_listener(sock, self.address) or _held.held.pop(sock, None) is None:
+            return None
+        self._sock = None  # before another thread is granted the lock through this object
+        if self._mirror is not None:
+            self._mirror.remove()
+        return _queue.close_if_idle(sock)
+
+    def _is_mine(self, task: object) -> bool:
+        """Whether this thread, or this task, would wait for itself.  Another task of this thread may go on."""
+        return self._owner == get_ident() and (task is None or self._task is task)
+
+    def _check_not_ours(self, task: object) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        if _descriptors.is_listener(sock, self.address):
+            if self._is_mine(task):
+                raise AlreadyHeld(f"cannot acquire lock {self.name!r}: this thread holds it already")
+        elif _held.held.pop(sock, None) is not None:  # lost, or left behind by a fork; not just being released
+            if self._sock is sock:
+                self._sock = None
+            _descriptors.abandon(sock)
+
+    def _check_deadlock(self, task: object) -> None:
+        if any(lock.address == self.address and lock._is_mine(task) for lock in _held.locks()):
+            reason = "this thread holds it already, through another object"
+            raise AlreadyHeld(f"cannot wait for lock {self.name!r}: {reason}")
+
+    def _own(self, sock: Socket, task: object) -> None:
+        self._owner = get_ident()
+        self._task = task
+        self._sock = sock
+        _held.held[sock] = self._ref
+        if self._mirror is not None:
+            try:
+                self._mirror.write()
+            except OSError as exc:
+                reason = f"its PID file {self._mirror.path!r} cannot be written: {exc.strerror}"
+                raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
+
+    def _undo(self, sock: Socket | None, hand: list[Socket]) -> None:
+        """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
+        for _ in range(_UNDO_TRIES):
+            try:
+                if self._sock is sock or (self._sock is not None and self._sock.hand is hand):
+                    self._sock = None
+                if self._sock is None and self._mirror is not None:
+                    self._mirror.remove()
+                for mine in (sock, *hand):
+                    if mine is not None:
+                        _held.held.pop(mine, None)
+                        _descriptors.abandon(mine)
+                _descriptors.sweep(self.address, hand)
+                return
+            except BaseException:
+                continue
+
+    def _why_not_held(self) -> str:
+        if self._sock is None:
+            return f"cannot release lock {self.name!r}: it is not held by this object"
+        return (
+            f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless "
+            "told files_preserve=[lock], or the process forked without `with lock.across_fork()`"
+        )
+
+    # What a fork does with it; see _inherit.py ----------------------------------------------------------------------
+
+    def _moving(self) -> tuple[Socket | None, int]:
+        return self._sock, self._mirror.fd if self._mirror is not None else -1
+
+    def _arrive(self) -> None:
+        self._owner = get_ident()
+        if self._sock is not None:
+            self._sock.listen(_queue.BACKLOG)
+        if self._mirror is not None:
+            self._mirror.move_here()
+
+    def _leave(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            _held.held.pop(sock, None)
+            _descriptors.abandon(sock)
+        if self._mirror is not None:
+            self._mirror.forget()
+
+    def _settle(self) -> None:
+        if self._mirror is not None and self.held:
+            self._mirror.relock()
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {type(timeout).__name__}")
+    if not timeout >= 0:  # nor NaN
+        raise ValueError(f"a timeout must not be negative: {timeout!r}")
+    return None if timeout > _LONGEST else timeout
