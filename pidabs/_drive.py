@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     Want = tuple[int, float]
     """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds."""
     Steps = Generator[Want, bool, T]
-    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(), never close()."""
+    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(): with close() it cannot
+    hand on a lock that it was granted."""
 
 FOR_EVER = float("inf")
 
@@ -63,6 +64,8 @@ def run(steps: Steps[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        steps.close()  # an exception struck here, between two steps
 
 
 async def run_async(steps: Steps[T]) -> T:
@@ -79,6 +82,8 @@ async def run_async(steps: Steps[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        steps.close()  # an exception struck here, between two steps
 
 
 async def _event(fd: int, seconds: float) -> bool:

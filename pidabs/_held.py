@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from _weakref import ref
 
     from ._descriptors import Socket
-    from ._ownership import Ownership
+    from ._lock import Lock
 
-held: dict[Socket, ref[Ownership]] = {}
+held: dict[Socket, ref[Lock]] = {}
 
 
-def locks() -> list[Ownership]:
+def locks() -> list[Lock]:
     """Those that are really held."""
     found = [entry() for entry in list(held.values())]
     return [lock for lock in found if lock is not None and lock.held]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from _warnings import warn
+from _weakref import ref
 
 from . import _descriptors, _diag, _queue
 from ._descriptors import Socket
 from ._drive import current_task, run, run_async
-from ._errors import NotHeld
+from ._errors import NotHeld, Timeout
 from ._inherit import AcrossFork
 from ._ownership import Ownership
 
@@ -46,6 +47,7 @@ class Lock(Ownership):
         scope: str | None = None,
     ) -> None:
         super().__init__(name, timeout, mirror, scope)
+        self._ref = ref(self)
 
     def acquire(self, timeout: float | EllipsisType | None = ...) -> Lock:
         """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
@@ -53,33 +55,61 @@ class Lock(Ownership):
         Raises Timeout, AlreadyHeld if this thread holds it already (through this object; or through any, and would wait
         for ever), MirrorError (then it is not held), OSError if there are no descriptors left.
         """
-        waiting = self._begin(timeout, None)
-        if waiting is not None:
-            run(waiting)
-        return self
+        seconds = self._seconds(timeout)
+        hand: list[Socket] = []
+        try:
+            waiting = self._begin(seconds, None, hand)
+            if waiting is None or run(waiting):
+                return self
+        except BaseException as exc:
+            self._undo(hand)
+            self._explain(exc)
+            raise
+        raise Timeout(self.name, seconds or 0.0, self.holder)
 
     async def acquire_async(self, timeout: float | EllipsisType | None = ...) -> Lock:
         """`acquire` for a task of asyncio, which waits by its event loop.  Cancelling it never loses the lock.
 
         AlreadyHeld means that this very task holds it already: another task of this thread is waited for.
         """
-        waiting = self._begin(timeout, current_task())
-        if waiting is not None:
-            await run_async(waiting)
-        return self
+        seconds = self._seconds(timeout)
+        hand: list[Socket] = []
+        try:
+            waiting = self._begin(seconds, current_task(), hand)
+            if waiting is None or await run_async(waiting):
+                return self
+        except BaseException as exc:
+            self._undo(hand)
+            self._explain(exc)
+            raise
+        raise Timeout(self.name, seconds or 0.0, self.holder)
+
+    def release(self) -> None:
+        """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
+        sock = self._sock
+        hand: list[Socket] = []
+        try:
+            dropped = self._drop(sock)
+            if dropped is not None and not _queue.close_if_idle(dropped):
+                run(_queue.hand_over(dropped, hand))
+        except BaseException:
+            self._undo(hand, sock)
+            raise
+        if dropped is None:
+            raise NotHeld(self._why_not_held())
 
     async def release_async(self) -> None:
         """`release` for a task of asyncio: the loop runs on while a waiter is asked whether it still wants the lock."""
         sock = self._sock
         hand: list[Socket] = []
         try:
-            idle = self._drop(sock)
-            if idle is False and sock is not None:
-                await run_async(_queue.hand_over(sock, hand))
+            dropped = self._drop(sock)
+            if dropped is not None and not _queue.close_if_idle(dropped):
+                await run_async(_queue.hand_over(dropped, hand))
         except BaseException:
-            self._undo(sock, hand)
+            self._undo(hand, sock)
             raise
-        if idle is None:
+        if dropped is None:
             raise NotHeld(self._why_not_held())
 
     def locked(self) -> bool:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident
-from _weakref import ref
 from time import monotonic
 
 from . import _descriptors, _held, _linux, _queue
 from ._descriptors import Socket
-from ._drive import FOR_EVER, run
-from ._errors import AlreadyHeld, MirrorError, NotHeld, Timeout, Unsupported
+from ._drive import FOR_EVER
+from ._errors import AlreadyHeld, MirrorError, Unsupported
 from ._holder import Holder, ask, of_peer
 from ._mirror import Mirror
 from ._names import is_path, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _weakref import ref
     from types import EllipsisType
 
     from ._drive import Steps
+    from ._lock import Lock
     from ._names import Name
 
 _LONGEST = 1e9  # seconds; more would overflow somewhere
@@ -34,6 +35,8 @@ class Ownership:
     """The part of a Lock that changes hands."""
 
     __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_task", "_timeout", "address", "name")
+
+    _ref: ref[Lock]
 
     def __init__(
         self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
@@ -52,7 +55,6 @@ class Ownership:
         self._timeout = _checked(timeout)
         self._owner = 0
         self._task: object = None
-        self._ref = ref(self)
 
     @property
     def held(self) -> bool:
@@ -67,58 +69,32 @@ class Ownership:
             return of_peer(sock, self.address)
         return ask(self.address)
 
-    def release(self) -> None:
-        """Let go of the lock, handing it to the first waiter.  Raises NotHeld, also if the lock was lost."""
-        sock = self._sock
-        hand: list[Socket] = []
-        try:
-            idle = self._drop(sock)
-            if idle is False and sock is not None:
-                run(_queue.hand_over(sock, hand))
-        except BaseException:
-            self._undo(sock, hand)
-            raise
-        if idle is None:
-            raise NotHeld(self._why_not_held())
+    def _seconds(self, timeout: float | EllipsisType | None) -> float | None:
+        return self._timeout if timeout is ... else _checked(timeout)
 
-    def _begin(self, timeout: float | EllipsisType | None, task: object) -> Steps[None] | None:
-        """Take the lock if it is free; else the steps that wait for it."""
-        seconds = self._timeout if timeout is ... else _checked(timeout)
+    def _begin(self, seconds: float | None, task: object, hand: list[Socket]) -> Steps[bool] | None:
+        """Take the lock if it is free; else the steps that wait for it, and say whether it was taken in time."""
         if self._sock is not None:
             self._check_not_ours(task)
-        sock = None
-        hand: list[Socket] = []
-        try:
-            sock = _descriptors.open_socket(hand)
-            if not _queue.bind(sock, self.address):
-                return self._wait(sock, seconds, hand, task)
-            self._own(sock, task)
-            hand.clear()  # it refers to the socket, and the socket to it
-        except BaseException as exc:
-            self._undo(sock, hand)
-            self._explain(exc)
-            raise
+        sock = _descriptors.open_socket(hand)
+        if not _queue.bind(sock, self.address):
+            return self._wait(sock, seconds, task, hand)
+        self._own(sock, task)
         return None
 
-    def _wait(self, sock: Socket, seconds: float | None, hand: list[Socket], task: object) -> Steps[None]:
-        listener: Socket | None = None
-        try:
-            if seconds is None:
-                self._check_deadlock(task)
-            if seconds == 0:
-                _descriptors.close(sock)
-            else:
-                deadline = FOR_EVER if seconds is None else monotonic() + seconds
-                listener = yield from _queue.wait(sock, self.address, deadline, hand)
-            if listener is not None:
-                self._own(listener, task)
-                hand.clear()
-        except BaseException as exc:
-            self._undo(listener or sock, hand)
-            self._explain(exc)
-            raise
+    def _wait(self, sock: Socket, seconds: float | None, task: object, hand: list[Socket]) -> Steps[bool]:
+        if seconds == 0:
+            _descriptors.close(sock)
+            return False
+        if seconds is None:
+            self._check_deadlock(task)
+        deadline = FOR_EVER if seconds is None else monotonic() + seconds
+        listener = yield from _queue.wait(sock, self.address, deadline, hand)
         if listener is None:
-            raise Timeout(self.name, seconds or 0.0, self.holder)
+            return False
+        self._own(listener, task)
+        hand.clear()  # it refers to the socket, and the socket to it
+        return True
 
     def _explain(self, exc: BaseException) -> None:
         if isinstance(exc, OSError) and exc.errno is not None:  # not what a signal handler raises
@@ -126,15 +102,15 @@ class Ownership:
             if _linux.denied(exc):
                 raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
 
-    def _drop(self, sock: Socket | None) -> bool | None:
-        """Begin to release: None if there is nothing to, else whether the lock is free now since nobody waits."""
+    def _drop(self, sock: Socket | None) -> Socket | None:
+        """Give up what is held: the listener to hand over, None if nothing is."""
         # Of two threads that release, one finds it.
         if sock is None or not _descriptors.is_listener(sock, self.address) or _held.held.pop(sock, None) is None:
             return None
         self._sock = None  # before another thread is granted the lock through this object
         if self._mirror is not None:
             self._mirror.remove()
-        return _queue.close_if_idle(sock)
+        return sock
 
     def _is_mine(self, task: object) -> bool:
         """Whether this thread, or this task, would wait for itself.  Another task of this thread may go on."""
@@ -169,18 +145,22 @@ class Ownership:
                 reason = f"its PID file {self._mirror.path!r} cannot be written: {exc.strerror}"
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 
-    def _undo(self, sock: Socket | None, hand: list[Socket]) -> None:
-        """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it."""
+    def _undo(self, hand: list[Socket], released: Socket | None = None) -> None:
+        """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it.
+
+        What it made came in `hand`.
+        """
         for _ in range(_UNDO_TRIES):
             try:
-                if self._sock is sock or (self._sock is not None and self._sock.hand is hand):
+                sock = self._sock
+                if sock is not None and (sock is released or sock.hand is hand):
                     self._sock = None
+                    released = sock
                 if self._sock is None and self._mirror is not None:
                     self._mirror.remove()
-                for mine in (sock, *hand):
-                    if mine is not None:
-                        _held.held.pop(mine, None)
-                        _descriptors.abandon(mine)
+                if released is not None:
+                    _held.held.pop(released, None)
+                    _descriptors.abandon(released)
                 _descriptors.sweep(self.address, hand)
                 return
             except BaseException:
