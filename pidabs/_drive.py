@@ -11,10 +11,11 @@ from ._linux import POLLIN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import TypeVar
 
     T = TypeVar("T")
+    CancelCheck = Callable[[], object]
     Want = tuple[int, float]
     """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds."""
     Steps = Generator[Want, bool, T]
@@ -26,6 +27,7 @@ FOR_EVER = float("inf")
 SOON = 0.020  # seconds in which a partner that has just been woken answers
 _LONGEST_POLL = 1 << 30  # ms
 _LOOKS = 60
+_SHORTEST_INTERVAL = 0.001  # seconds; else a `poll_interval` of 0 spins
 
 
 def remaining(deadline: float) -> float:
@@ -38,13 +40,23 @@ def jitter() -> float:
     return 0.5 + monotonic() * 1e6 % 1
 
 
-def run(steps: Steps[T]) -> T:
-    """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up."""
+class Cancelled(Exception):
+    """A `cancel_check` said so."""
+
+
+def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval: float = FOR_EVER) -> T:
+    """Drive steps by blocking this thread.  An exception goes into them, so that they can tidy up.
+
+    `cancel_check` is asked before each wait, and every `poll_interval` seconds: when it is true, Cancelled goes in.
+    """
     registered = -1
     try:
         fd, seconds = next(steps)
         while True:
             try:
+                soon = seconds <= SOON
+                if cancel_check is not None:
+                    seconds = _checked(cancel_check, seconds, poll_interval)
                 if fd < 0:
                     sleep(seconds)
                     ready = False
@@ -53,11 +65,12 @@ def run(steps: Steps[T]) -> T:
                         poller = poll()
                         poller.register(fd, POLLIN)
                         registered = fd
-                    ready = seconds <= SOON and _comes_soon(poller)
+                    ready = soon and _comes_soon(poller)
                     ready = ready or bool(
                         poller.poll(None if seconds == FOR_EVER else min(seconds * 1000, _LONGEST_POLL))
                     )
             except BaseException as exc:
+                cancel_check = None
                 fd, seconds = steps.throw(exc)
             else:
                 fd, seconds = steps.send(ready)
@@ -68,22 +81,32 @@ def run(steps: Steps[T]) -> T:
         steps.close()  # an exception struck here, between two steps
 
 
-async def run_async(steps: Steps[T]) -> T:
+async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval: float = FOR_EVER) -> T:
     """The same by the running event loop, without a thread.  Cancelling goes into the steps, too."""
     try:
-        want = next(steps)
+        fd, seconds = next(steps)
         while True:
             try:
-                ready = await _event(*want)
+                if cancel_check is not None:
+                    seconds = _checked(cancel_check, seconds, poll_interval)
+                ready = await _event(fd, seconds)
             except BaseException as exc:
-                want = steps.throw(exc)
+                cancel_check = None
+                fd, seconds = steps.throw(exc)
             else:
-                want = steps.send(ready)
+                fd, seconds = steps.send(ready)
     except StopIteration as stop:
         result: T = stop.value
         return result
     finally:
-        steps.close()  # an exception struck here, between two steps
+        steps.close()
+
+
+def _checked(cancel_check: CancelCheck, seconds: float, poll_interval: float) -> float:
+    """How long to wait before the next check.  The steps look at the clock themselves, and wait on."""
+    if cancel_check():
+        raise Cancelled
+    return min(seconds, max(poll_interval, _SHORTEST_INTERVAL))
 
 
 async def _event(fd: int, seconds: float) -> bool:

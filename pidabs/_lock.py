@@ -8,7 +8,7 @@ from _weakref import ref
 
 from . import _descriptors, _diag, _queue
 from ._descriptors import Socket
-from ._drive import current_task, run, run_async
+from ._drive import Cancelled, current_task, run, run_async
 from ._errors import NotHeld, Timeout
 from ._inherit import AcrossFork
 from ._ownership import Ownership
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import EllipsisType, TracebackType
     from typing import NoReturn
 
+    from ._drive import CancelCheck
     from ._names import Name
 
 
@@ -49,8 +50,17 @@ class Lock(Ownership):
         super().__init__(name, timeout, mirror, scope)
         self._ref = ref(self)
 
-    def acquire(self, timeout: float | EllipsisType | None = ...) -> Lock:
+    def acquire(
+        self,
+        timeout: float | EllipsisType | None = ...,
+        *,
+        cancel_check: CancelCheck | None = None,
+        poll_interval: float = 0.05,
+    ) -> Lock:
         """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
+
+        `cancel_check`, if given, is asked every `poll_interval` seconds of the wait, which keeps its place in the queue
+        meanwhile; the wait is over when it is true, as if the time were up.
 
         Raises Timeout, AlreadyHeld if this thread holds it already (through this object; or through any, and would wait
         for ever), MirrorError (then it is not held), OSError if there are no descriptors left.
@@ -59,15 +69,23 @@ class Lock(Ownership):
         hand: list[Socket] = []
         try:
             waiting = self._begin(seconds, None, hand)
-            if waiting is None or run(waiting):
+            if waiting is None or run(waiting, cancel_check, poll_interval):
                 return self
+        except Cancelled:
+            self._undo(hand)
         except BaseException as exc:
             self._undo(hand)
             self._explain(exc)
             raise
         raise Timeout(self.name, seconds or 0.0, self.holder)
 
-    async def acquire_async(self, timeout: float | EllipsisType | None = ...) -> Lock:
+    async def acquire_async(
+        self,
+        timeout: float | EllipsisType | None = ...,
+        *,
+        cancel_check: CancelCheck | None = None,
+        poll_interval: float = 0.05,
+    ) -> Lock:
         """`acquire` for a task of asyncio, which waits by its event loop.  Cancelling it never loses the lock.
 
         AlreadyHeld means that this very task holds it already: another task of this thread is waited for.
@@ -76,8 +94,10 @@ class Lock(Ownership):
         hand: list[Socket] = []
         try:
             waiting = self._begin(seconds, current_task(), hand)
-            if waiting is None or await run_async(waiting):
+            if waiting is None or await run_async(waiting, cancel_check, poll_interval):
                 return self
+        except Cancelled:
+            self._undo(hand)
         except BaseException as exc:
             self._undo(hand)
             self._explain(exc)

@@ -124,6 +124,22 @@ def test_timeout(run: Run[None], name: str, timeout: float) -> None:
         run(main())
 
 
+def test_cancel_check(run: Run[None], name: str) -> None:
+    async def main() -> None:
+        cancelled = False
+        async with pidabs.Lock(name) as lock:
+            other = pidabs.Lock(name)
+            task = asyncio.create_task(other.acquire_async(cancel_check=lambda: cancelled, poll_interval=0.001))
+            await until(lambda: lock.waiters() == 1)
+            cancelled = True
+            with pytest.raises(pidabs.Timeout):
+                await task
+            assert lock.held
+            assert not other.held
+
+    run(main())
+
+
 def test_release_of_what_is_not_held(run: Run[None], name: str) -> None:
     async def main() -> None:
         with pytest.raises(pidabs.NotHeld):

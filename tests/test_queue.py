@@ -139,6 +139,47 @@ def test_the_socket_stays_the_same_from_owner_to_owner(name: str) -> None:
         assert inode == listed.inode
 
 
+def test_cancel_check_is_asked_and_the_place_in_the_queue_is_kept(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    asked: list[int] = []
+    first = must_block(lambda: pidabs.Lock(name).acquire(cancel_check=lambda: asked.append(1), poll_interval=0.005))
+    with waiting(name) as (second,):
+        before = len(asked)
+        wait_until(lambda: len(asked) > before + 5)
+        assert lock.waiters() == 2
+        lock.release()
+        taken = first()
+        assert second.says_nothing()
+        taken.release()
+        second.expect("held")
+
+
+@pytest.mark.parametrize("poll_interval", [-1, 0, 0.01])
+def test_cancel_check_ends_the_wait(name: str, poll_interval: float) -> None:
+    """As a timeout does; who waits behind us has the lock next."""
+    lock = pidabs.Lock(name).acquire()
+    cancelled = threading.Event()
+    other = pidabs.Lock(name)
+    finish = must_block(lambda: other.acquire(cancel_check=cancelled.is_set, poll_interval=poll_interval))
+    with waiting(name) as (second,):
+        cancelled.set()
+        with pytest.raises(pidabs.Timeout):
+            finish()
+        assert not other.held
+        assert lock.held
+        lock.release()
+        second.expect("held")
+
+
+def test_cancel_check_that_raises(name: str) -> None:
+    def check() -> bool:
+        raise KeyError
+
+    with pidabs.Lock(name), pytest.raises(KeyError):
+        pidabs.Lock(name).acquire(timeout=20, cancel_check=check)
+    assert not pidabs.Lock(name).locked()
+
+
 def test_newcomer_cannot_overtake(name: str) -> None:
     """1. a waiter queues; 2. it is offered the lock, and is slow; 3. a newcomer tries all the while, in vain."""
     with child(HOLD, args=(name,)) as holder, raw() as waiter:
