@@ -25,25 +25,62 @@ from warnings import warn
 from weakref import WeakValueDictionary
 
 import filelock as _original
-from filelock import AcquireReturnProxy, Timeout
+from filelock import AcquireReturnProxy as AcquireReturnProxy
+from filelock import Timeout as Timeout
 
 from pidabs import AlreadyHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from ._core import Core, Hold, canonical
-from ._options import DEFAULTS, POSITIONAL, check_interval, check_options, same
+from ._core import Core, canonical
+from ._state import DEFAULTS, POSITIONAL, Hold, check_interval, check_options, same
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
     from types import TracebackType
 
-    # What type checkers see: filelock's names, and our classes as subclasses of its own.
-    from filelock import *  # noqa: F403
-    from filelock import CloseErrorPolicy, ContextErrorPolicy
+    # For type checkers our classes are subclasses of filelock's, and its other names are all here.
+    from filelock import AsyncAcquireReadWriteReturnProxy as AsyncAcquireReadWriteReturnProxy
+    from filelock import AsyncAcquireReturnProxy as AsyncAcquireReturnProxy
+    from filelock import AsyncAcquireSoftReadWriteReturnProxy as AsyncAcquireSoftReadWriteReturnProxy
+    from filelock import AsyncReadWriteLock as AsyncReadWriteLock
+    from filelock import AsyncSoftFileLease as AsyncSoftFileLease
+    from filelock import AsyncSoftFileLock as AsyncSoftFileLock
+    from filelock import AsyncSoftReadWriteLock as AsyncSoftReadWriteLock
+    from filelock import AsyncStrictSoftFileLock as AsyncStrictSoftFileLock
+    from filelock import AsyncWindowsFileLock as AsyncWindowsFileLock
+    from filelock import BaseAsyncFileLock as BaseAsyncFileLock
+    from filelock import BaseFileLock as BaseFileLock
+    from filelock import CloseErrorPolicy as CloseErrorPolicy
+    from filelock import CompromiseReason as CompromiseReason
+    from filelock import ContextErrorPolicy as ContextErrorPolicy
+    from filelock import LeaseCompromise as LeaseCompromise
+    from filelock import LeaseSettingsMismatch as LeaseSettingsMismatch
+    from filelock import LockOptions as LockOptions
+    from filelock import MarkerSoftFileLock as MarkerSoftFileLock
+    from filelock import OwnerMode as OwnerMode
+    from filelock import OwnerRecord as OwnerRecord
+    from filelock import ReadWriteLock as ReadWriteLock
+    from filelock import SoftFileLease as SoftFileLease
+    from filelock import SoftFileLock as SoftFileLock
+    from filelock import SoftFileLockLifetimeWarning as SoftFileLockLifetimeWarning
+    from filelock import SoftFileLockProtocolError as SoftFileLockProtocolError
+    from filelock import SoftReadWriteLock as SoftReadWriteLock
+    from filelock import StrictSoftFileClaim as StrictSoftFileClaim
+    from filelock import StrictSoftFileClaimState as StrictSoftFileClaimState
+    from filelock import StrictSoftFileLock as StrictSoftFileLock
     from filelock import UnixFileLock as _Base
+    from filelock import WindowsFileLock as WindowsFileLock
+    from filelock import __version__ as __version__
+    from filelock import has_fcntl as has_fcntl
+    from filelock import lock_descriptor as lock_descriptor
+    from filelock import unlock_descriptor as unlock_descriptor
     from typing_extensions import Self
+
+    from . import asyncio as asyncio
+    from .asyncio import AsyncFileLock as AsyncFileLock
+    from .asyncio import AsyncUnixFileLock as AsyncUnixFileLock
 
     Path = str | os.PathLike[str]
 
@@ -97,7 +134,7 @@ if not TYPE_CHECKING:
     _Base = _Meta("_Base", (ContextDecorator,), {"_defaults": DEFAULTS, "_own_init": None})
 
 
-class UnixFileLock(Core, _Base):
+class UnixFileLock(Core, _Base):  # type: ignore[misc]
     """filelock's FileLock.  `poll_interval` is how often `cancel_check` is called, and means nothing otherwise."""
 
     def __init__(
@@ -138,11 +175,12 @@ class UnixFileLock(Core, _Base):
         if poll_intervall is not None:
             warn("use poll_interval instead of poll_intervall", DeprecationWarning, stacklevel=2)
             poll_interval = poll_intervall
-        hold = self._mine.hold
-        seconds = self._resolve_seconds(hold, timeout, blocking)
+        hold: Hold = self._mine.hold if self._pid == getpid() else self._inherited()
+        seconds = hold.wait if timeout is None and blocking is None else hold.seconds(timeout, blocking)
+        if seconds != seconds:  # a default of NaN, which is an error only for a call that waits
+            seconds = hold.seconds(None, None)
         interval = hold.interval if poll_interval is None else check_interval(poll_interval)
-        gate = hold.gate
-        if not gate.acquire(blocking=False):
+        if not hold.gate.acquire(False):
             seconds = self._pass(hold, seconds, interval, cancel_check)
         try:
             if hold.count and hold.held:
@@ -150,7 +188,7 @@ class UnixFileLock(Core, _Base):
             else:
                 self._take(hold, seconds, interval, cancel_check)
         finally:
-            gate.release()
+            hold.gate.release()
         return _Proxy(self)
 
     def _take(
@@ -158,12 +196,7 @@ class UnixFileLock(Core, _Base):
     ) -> None:
         lock = self._begin(hold)
         try:
-            if cancel_check is None or seconds == 0:
-                lock.acquire(seconds)
-            else:
-                from .asyncio import wait_checking
-
-                wait_checking(lock, seconds, interval, cancel_check)
+            lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
             raise self._too_late(seconds) from exc
         except AlreadyHeld:
@@ -195,7 +228,8 @@ class UnixFileLock(Core, _Base):
             with hold.gate:
                 if self._counts_down(hold, force):
                     hold.let_go()
-                    self._log("Lock %s released on %s")
+                    if hold.logs:
+                        self._log("Lock %s released on %s")
         if force:
             for left in list(self._holds):
                 if left.count and left.thread is not None and not left.thread.is_alive():
@@ -216,7 +250,7 @@ class UnixFileLock(Core, _Base):
             raise
 
 
-class _Proxy(AcquireReturnProxy):
+class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
     """What `acquire` returns: leaving it leaves the lock."""
 
     def __exit__(
@@ -227,9 +261,10 @@ class _Proxy(AcquireReturnProxy):
 
 if SUPPORTED:
     _original.UnixFileLock.register(UnixFileLock)
+    FileLock = UnixFileLock
 else:
-    UnixFileLock = _original.UnixFileLock  # type: ignore[misc]
-FileLock = UnixFileLock if SUPPORTED else _original.FileLock
+    UnixFileLock = _original.UnixFileLock  # type: ignore[misc,assignment]
+    FileLock = _original.FileLock  # type: ignore[misc,assignment]
 
 __all__ = list(_original.__all__)  # of whatever version is installed
 

@@ -1,30 +1,37 @@
-"""What the blocking and the awaited locks share: what they keep, and the name that a path has now.
-
-A Hold is taken and dropped under its gate.  Whether it is really held, the kernel says.
-"""
+"""What the blocking and the awaited locks share: what they keep, and the name that a path has now."""
 
 from __future__ import annotations
 
+import builtins
 import errno
-import math
 import os
 import stat
-import sys
 from logging import DEBUG, getLogger
 from os import getpid
-from threading import RLock, current_thread, local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from warnings import warn
 
 from filelock import Timeout, __version__
 
-from pidabs import Lock, NotHeld
+from pidabs import Lock
 
-from ._options import DEFAULTS, UNSET_MODE, check_blocking, check_interval, check_lifetime, check_options, number
+from ._state import (
+    DEFAULTS,
+    UNSET_MODE,
+    Hold,
+    PerThread,
+    Shared,
+    check_blocking,
+    check_interval,
+    check_lifetime,
+    check_options,
+    number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Thread
+
+    from filelock import CloseErrorPolicy, ContextErrorPolicy
 
     Path = str | os.PathLike[str]
 
@@ -34,65 +41,10 @@ _NEW_IN_A_CHILD = int(__version__.partition(".")[0]) >= 4
 """filelock 4 refuses a lock that was inherited across a fork; 3 lets the child use it, and so do we then."""
 
 
-class Hold:
-    """One thread's hold, with what that thread has set; of a lock that is not thread-local, everybody's."""
-
-    __slots__ = ("blocking", "busy", "count", "gate", "interval", "lock", "thread", "timeout", "turns", "where")
-
-    def __init__(self, options: dict[str, Any], thread: Thread | None) -> None:
-        self.timeout: float = options["timeout"]
-        self.blocking: bool = options["blocking"]
-        self.interval: float = options["poll_interval"]
-        self.count = 0
-        self.thread = thread
-        self.gate = RLock()  # one thread at a time takes or drops the lock
-        self.busy = ""  # which of the two; a signal handler gets through the gate
-        self.turns: Any = None  # the same among tasks
-        self.lock: Lock | None = None
-        self.where: tuple[object, ...] = ()  # the directory, when `lock` got its name
-
-    @property
-    def held(self) -> bool:
-        """Asks the kernel: a forked child holds nothing, nor does a daemon whose descriptors were closed."""
-        return self.count > 0 and self.lock is not None and self.lock.held
-
-    def let_go(self) -> None:
-        self.count = 0
-        self.busy = "release"
-        try:
-            if self.lock is not None:
-                self.lock.release()
-        except NotHeld:
-            pass  # lost, as `held` said
-        finally:
-            self.busy = ""
-
-
-class _Shared:
-    """The one Hold of a lock that is not thread-local."""
-
-    def __init__(self, options: dict[str, Any], holds: list[Hold]) -> None:
-        self.hold = Hold(options, None)
-        holds.append(self.hold)
-
-
-class _PerThread(local):
-    """A Hold for each thread: made when the thread first asks, and kept while it holds or lives."""
-
-    def __init__(self, options: dict[str, Any], holds: list[Hold]) -> None:
-        self.hold = Hold(options, current_thread())
-        holds[:] = [hold for hold in holds if hold.count or _is_alive(hold)]
-        holds.append(self.hold)
-
-
-def _is_alive(hold: Hold) -> bool:
-    return hold.thread is None or hold.thread.is_alive()
-
-
 class Core:
     """What the blocking and the awaited locks share."""
 
-    _defaults = DEFAULTS
+    _defaults: ClassVar[dict[str, Any]] = DEFAULTS
     _holder = "FileLock instance in this thread"
 
     def _set_up(self, lock_file: Path, options: dict[str, Any]) -> None:
@@ -106,7 +58,8 @@ class Core:
 
     def _start_afresh(self) -> None:
         self._holds: list[Hold] = []
-        self._mine = (_PerThread if self._given["thread_local"] else _Shared)(self._given, self._holds)
+        kind = PerThread if self._given["thread_local"] else Shared
+        self._mine: PerThread | Shared = kind(self._given, self._holds)
 
     def _options(self) -> dict[str, Any]:
         hold = self._mine.hold
@@ -122,27 +75,14 @@ class Core:
 
     # How a lock is taken ---------------------------------------------------------------------------------------------
 
-    def _resolve_seconds(self, hold: Hold, timeout: float | None, blocking: bool | None) -> float | None:
-        """How long to wait, as pidabs.Lock takes it: None for ever, 0 not at all."""
-        if self._pid != getpid():
-            self._inherited()
-        if blocking is None:
-            blocking = hold.blocking
-        else:
-            check_blocking(blocking)
-        seconds = hold.timeout if timeout is None else number("timeout", timeout)
-        if not blocking:
-            return 0
-        if seconds != seconds:
-            raise ValueError("timeout must be a number of seconds, not nan")
-        return None if seconds < 0 or seconds == math.inf else seconds
-
-    def _inherited(self) -> None:
+    def _inherited(self) -> Hold:
+        """In a forked child."""
         if _NEW_IN_A_CHILD:
             reason = "was inherited across fork; construct a new instance"
             raise RuntimeError(f"{type(self).__name__} on {self._file} {reason}")
         self._pid = getpid()
         self._start_afresh()
+        return self._mine.hold
 
     def _lock_of(self, hold: Hold) -> Lock:
         """The lock by the name that its path has now.  As filelock does, makes the directory."""
@@ -165,7 +105,9 @@ class Core:
         if hold.busy:  # a signal handler, or a collected object's __del__, on top of the acquire or release itself
             reason = f"is acquired again while this thread's {hold.busy} of it waits"
             raise RuntimeError(f"Deadlock: lock '{self._file}' {reason}")
-        self._log("Attempting to acquire lock %s on %s")
+        hold.logs = debugging(DEBUG)
+        if hold.logs:
+            self._log("Attempting to acquire lock %s on %s")
         lock = self._lock_of(hold)
         hold.busy = "acquire"
         return lock
@@ -175,20 +117,20 @@ class Core:
         if hold.count > 1 and not force:
             hold.count -= 1
             return False
-        self._log("Attempting to release lock %s on %s")
+        if hold.logs:
+            self._log("Attempting to release lock %s on %s")
         was, hold.count = hold.count, 0
         return was > 0
 
     def _log(self, message: str) -> None:
-        if debugging(DEBUG):
-            LOGGER.debug(message, id(self), self._file)
+        LOGGER.debug(message, id(self), self._file)
 
     def _reconcile(self, body: BaseException | None, failure: BaseException) -> None:
         """Leaving the block failed, and its body may have, too: `context_error_policy` says how both are shown."""
         if body is not None and self._given["context_error_policy"] == "group":
-            if sys.version_info < (3, 11):
-                raise failure from body
-            raise BaseExceptionGroup("lock body and release both failed", (body, failure)) from None
+            group: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.11's
+            if group is not None:
+                raise group("lock body and release both failed", (body, failure)) from None
 
     def _too_late(self, seconds: float | None) -> Timeout:
         self._log(
@@ -204,7 +146,8 @@ class Core:
         """It is ours: count, and call the hook, which may take it once more."""
         hold.count = 1
         hold.busy = ""
-        self._log("Lock %s acquired on %s")
+        if hold.logs:
+            self._log("Lock %s acquired on %s")
         if self._hook is not None and hold.lock is not None:
             try:
                 self._hook(hold.lock.fileno())
@@ -246,7 +189,7 @@ class Core:
         if isinstance(value, (str, bytes, bytearray)):
             warn("setting timeout from a string is deprecated; pass a number", DeprecationWarning, stacklevel=2)
             value = float(value)
-        self._mine.hold.timeout = number("timeout", value)
+        self._mine.hold.expect(number("timeout", value), self.blocking)
 
     @property
     def blocking(self) -> bool:
@@ -255,7 +198,7 @@ class Core:
     @blocking.setter
     def blocking(self, value: bool) -> None:
         check_blocking(value)
-        self._mine.hold.blocking = value
+        self._mine.hold.expect(self.timeout, value)
 
     @property
     def poll_interval(self) -> float:
@@ -289,12 +232,14 @@ class Core:
         return bool(self._given["is_singleton"])
 
     @property
-    def context_error_policy(self) -> str:
-        return str(self._given["context_error_policy"])
+    def context_error_policy(self) -> ContextErrorPolicy:
+        policy: ContextErrorPolicy = self._given["context_error_policy"]
+        return policy
 
     @property
-    def close_error_policy(self) -> str:
-        return str(self._given["close_error_policy"])
+    def close_error_policy(self) -> CloseErrorPolicy:
+        policy: CloseErrorPolicy = self._given["close_error_policy"]
+        return policy
 
     @property
     def fallback_to_soft(self) -> bool:

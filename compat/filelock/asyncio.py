@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from os import getpid
 from time import monotonic
@@ -17,26 +16,28 @@ from pidabs import AlreadyHeld, NotHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from . import UnixFileLock, _Base
-from ._core import Core, Hold
-from ._options import DEFAULTS, check_interval
+from . import UnixFileLock
+from ._core import Core
+from ._state import DEFAULTS, Hold, check_interval
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from concurrent.futures import Executor
     from types import TracebackType
 
+    from filelock import AsyncAcquireReturnProxy as AsyncAcquireReturnProxy
+    from filelock import AsyncSoftFileLock as AsyncSoftFileLock
     from filelock import AsyncUnixFileLock as _AsyncBase
+    from filelock import AsyncWindowsFileLock as AsyncWindowsFileLock
+    from filelock import BaseAsyncFileLock as BaseAsyncFileLock
     from filelock import CloseErrorPolicy, ContextErrorPolicy
-    from filelock.asyncio import *  # noqa: F403
     from typing_extensions import Self
-
-    from pidabs import Lock
 
     Path = str | os.PathLike[str]
 else:
-    _AsyncBase = _Base
+    from . import _Base as _AsyncBase
+
     AsyncAcquireReturnProxy = getattr(_original, "AsyncAcquireReturnProxy", object)  # filelock 3.13 has none
 
 
@@ -74,7 +75,7 @@ def _settle(turn: asyncio.Future[None]) -> None:
         turn.set_result(None)
 
 
-class AsyncUnixFileLock(Core, _AsyncBase):
+class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
     """filelock's AsyncFileLock.  `loop`, `executor` and `run_in_executor` are kept and mean nothing."""
 
     _defaults: ClassVar[dict[str, Any]] = {
@@ -125,8 +126,8 @@ class AsyncUnixFileLock(Core, _AsyncBase):
 
         Raises Timeout; RuntimeError if this task would wait for itself, or the lock was inherited across a fork.
         """
-        hold = self._mine.hold
-        seconds = self._resolve_seconds(hold, timeout, blocking)
+        hold: Hold = self._mine.hold if self._pid == getpid() else self._inherited()
+        seconds = hold.seconds(timeout, blocking)
         interval = hold.interval if poll_interval is None else check_interval(poll_interval)
         gate = self._gate_of(hold)
         seconds = await self._pass(gate, seconds, interval, cancel_check)
@@ -144,10 +145,7 @@ class AsyncUnixFileLock(Core, _AsyncBase):
     ) -> None:
         lock = self._begin(hold)
         try:
-            if cancel_check is None or seconds == 0:
-                await lock.acquire_async(seconds)
-            else:
-                await _acquire_checking(lock, seconds, interval, cancel_check)
+            await lock.acquire_async(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
             raise self._too_late(seconds) from exc
         except AlreadyHeld:
@@ -186,16 +184,18 @@ class AsyncUnixFileLock(Core, _AsyncBase):
         try:
             if self._counts_down(hold, force) and hold.lock is not None:
                 await hold.lock.release_async()
-                self._log("Lock %s released on %s")
+                if hold.logs:
+                    self._log("Lock %s released on %s")
         except NotHeld:
             pass  # lost, as `is_locked` said
         finally:
             gate.leave()
 
     def _gate_of(self, hold: Hold) -> _Gate:
-        if hold.turns is None:
-            hold.turns = _Gate()
-        return hold.turns
+        gate: _Gate | None = hold.turns
+        if gate is None:
+            gate = hold.turns = _Gate()
+        return gate
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -241,7 +241,7 @@ class _AsyncProxy(AsyncAcquireReturnProxy):
     def __init__(self, lock: AsyncUnixFileLock) -> None:
         self.lock = lock
 
-    async def __aenter__(self) -> AsyncUnixFileLock:
+    async def __aenter__(self) -> Any:
         return self.lock
 
     async def __aexit__(
@@ -250,82 +250,14 @@ class _AsyncProxy(AsyncAcquireReturnProxy):
         await self.lock.__aexit__(kind, exc, trace)
 
 
-# cancel_check --------------------------------------------------------------------------------------------------------
-
-
-async def _acquire_checking(
-    lock: Lock, seconds: float | None, interval: float, cancel_check: Callable[[], bool]
-) -> None:
-    """Wait as one task, so as to keep the place in the queue, and ask `cancel_check` beside it."""
-    try:
-        lock.acquire(0)
-        return
-    except _NotInTime:
-        if cancel_check():
-            raise
-    waiting = asyncio.ensure_future(lock.acquire_async(seconds))
-    try:
-        while not (await asyncio.wait({waiting}, timeout=interval))[0]:
-            if cancel_check():
-                waiting.cancel()
-                await asyncio.wait({waiting})
-                if waiting.cancelled():
-                    raise _NotInTime(lock.name)
-        waiting.result()
-    except BaseException:
-        await _call_off(lock, waiting)
-        raise
-
-
-async def _call_off(lock: Lock, waiting: asyncio.Future[Lock]) -> None:
-    """After an exception in the task beside it: give back what it may have been granted."""
-    waiting.cancel()
-    while not waiting.done():
-        try:
-            await asyncio.wait({waiting})
-        except asyncio.CancelledError:
-            continue  # once more: what has to be awaited is that the other is over
-    if not waiting.cancelled() and waiting.exception() is None and lock.held:
-        await lock.release_async()
-
-
-def wait_checking(lock: Lock, seconds: float | None, interval: float, cancel_check: Callable[[], bool]) -> None:
-    """Block for the lock and ask `cancel_check`.
-
-    On an event loop of our own, as pidabs.Lock can be called off only as a task.  In a thread that runs a loop already,
-    and is to block all the same, that takes another thread.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        _run(_acquire_checking(lock, seconds, interval, cancel_check))
-    else:
-        with ThreadPoolExecutor(1) as helper:
-            helper.submit(_run, _acquire_checking(lock, seconds, interval, cancel_check)).result()
-
-
-def _run(waiting: Coroutine[Any, Any, None]) -> None:
-    """As asyncio.run does, which would leave the thread's own event loop unset."""
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(waiting)
-    try:
-        loop.run_until_complete(task)
-    except BaseException:
-        if not task.done():  # Ctrl-C, out of the loop itself
-            task.cancel()
-            loop.run_until_complete(asyncio.wait({task}))
-        raise
-    finally:
-        loop.close()
-
-
 if SUPPORTED:
     UnixFileLock.register(AsyncUnixFileLock)
     if hasattr(_original, "AsyncUnixFileLock"):
         _original.AsyncUnixFileLock.register(AsyncUnixFileLock)
+    AsyncFileLock = AsyncUnixFileLock
 else:
-    AsyncUnixFileLock = _original.AsyncUnixFileLock  # type: ignore[misc]
-AsyncFileLock = AsyncUnixFileLock if SUPPORTED else _original.AsyncFileLock
+    AsyncUnixFileLock = _original.AsyncUnixFileLock  # type: ignore[misc,assignment]
+    AsyncFileLock = _original.AsyncFileLock  # type: ignore[misc,assignment]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""What filelock's constructors take, checked as filelock 4.2 checks it."""
+"""What a lock was told, checked as filelock 4.2 checks it, and what its threads hold.
+
+A Hold is taken and dropped under its gate.  Whether it is really held, the kernel says.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ import math
 import os
 from decimal import Decimal
 from numbers import Real
-from threading import TIMEOUT_MAX
-from typing import Any
+from threading import TIMEOUT_MAX, RLock, current_thread, local
+from typing import TYPE_CHECKING, Any
 from warnings import warn
+
+from pidabs import Lock, NotHeld
+
+if TYPE_CHECKING:
+    from threading import Thread
 
 UNSET_MODE = -1
 POSITIONAL = ("timeout", "mode", "thread_local")
@@ -39,7 +47,8 @@ def check_options(options: dict[str, Any], owner: str, level: int = 4) -> dict[s
     checked = dict(options)
     checked["timeout"] = number("timeout", options["timeout"])
     checked["poll_interval"] = check_interval(options["poll_interval"])
-    checked["lifetime"] = check_lifetime(options["lifetime"], owner, level + 1)
+    check_lifetime(options["lifetime"], owner, level + 1)
+    checked["lifetime"] = None
     check_blocking(options["blocking"])
     _check_mode(options["mode"], owner)
     for name, policies in _POLICIES.items():
@@ -114,3 +123,89 @@ def _check_mode(mode: int, owner: str) -> None:
         raise ValueError(f"mode={mode:#o} must be within 0o000-0o777 for {owner}")
     if ~mode & 0o600:
         raise ValueError(f"mode={mode:#o} must grant the owner read and write for {owner}")
+
+
+class Hold:
+    """One thread's hold, with what that thread has set; of a lock that is not thread-local, everybody's."""
+
+    __slots__ = (
+        "blocking",
+        "busy",
+        "count",
+        "gate",
+        "interval",
+        "lock",
+        "logs",
+        "thread",
+        "timeout",
+        "turns",
+        "wait",
+        "where",
+    )
+
+    def __init__(self, options: dict[str, Any], thread: Thread | None) -> None:
+        self.expect(options["timeout"], options["blocking"])
+        self.interval: float = options["poll_interval"]
+        self.count = 0
+        self.thread = thread
+        self.gate = RLock()  # one thread at a time takes or drops the lock
+        self.busy = ""  # which of the two; a signal handler gets through the gate
+        self.turns: Any = None  # the same among tasks
+        self.logs = False
+        self.lock: Lock | None = None
+        self.where: tuple[object, ...] = ()  # the directory, when `lock` got its name
+
+    def expect(self, timeout: float, blocking: bool) -> None:
+        """Set the defaults of `acquire`."""
+        self.timeout = timeout
+        self.blocking = blocking
+        self.wait = timeout if timeout != timeout else self.seconds(None, None)
+
+    def seconds(self, timeout: float | None, blocking: bool | None) -> float | None:
+        """How long to wait, as pidabs.Lock takes it: None for ever, 0 not at all."""
+        if blocking is None:
+            blocking = self.blocking
+        check_blocking(blocking)
+        seconds = self.timeout if timeout is None else number("timeout", timeout)
+        if not blocking:
+            return 0
+        if seconds != seconds:
+            raise ValueError("timeout must be a number of seconds, not nan")
+        return None if seconds < 0 or seconds == math.inf else seconds
+
+    @property
+    def held(self) -> bool:
+        """Asks the kernel: a forked child holds nothing, nor does a daemon whose descriptors were closed."""
+        return self.count > 0 and self.lock is not None and self.lock.held
+
+    def let_go(self) -> None:
+        self.count = 0
+        self.busy = "release"
+        try:
+            if self.lock is not None:
+                self.lock.release()
+        except NotHeld:
+            pass  # lost, as `held` said
+        finally:
+            self.busy = ""
+
+
+class Shared:
+    """The one Hold of a lock that is not thread-local."""
+
+    def __init__(self, options: dict[str, Any], holds: list[Hold]) -> None:
+        self.hold = Hold(options, None)
+        holds.append(self.hold)
+
+
+class PerThread(local):
+    """A Hold for each thread: made when the thread first asks, and kept while it holds or lives."""
+
+    def __init__(self, options: dict[str, Any], holds: list[Hold]) -> None:
+        self.hold = Hold(options, current_thread())
+        holds[:] = [hold for hold in holds if hold.count or _is_alive(hold)]
+        holds.append(self.hold)
+
+
+def _is_alive(hold: Hold) -> bool:
+    return hold.thread is None or hold.thread.is_alive()
