@@ -29,6 +29,10 @@ class StandIn(ModuleType):
             return sys.modules[f"filelock.{name}"]
         return getattr(self._shim, name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # Whoever imports filelock.asyncio, the import system then sets it here; the shim has its own.
+        super().__setattr__(name, value) if name != "asyncio" else setattr(self._real, name, value)
+
     def __dir__(self) -> list[str]:
         return dir(self._shim)
 
