@@ -96,7 +96,7 @@ class _Meta(ABCMeta):
         if not {**given, **options}.get("is_singleton"):
             return super().__call__(lock_file, *args, **options)
         signature(cls.__init__).bind(None, lock_file, *args, **options)  # type: ignore[misc]
-        wanted = check_options({**cls._defaults, **given, **options}, cls.__name__)  # type: ignore[attr-defined]
+        wanted = check_options({**cls._defaults, **given, **options}, cls.__name__, 3)  # type: ignore[attr-defined]
         name = canonical(lock_file)
         with _singletons_gate:
             found = _singletons.get((cls, name))
@@ -182,14 +182,18 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
         interval = hold.interval if poll_interval is None else check_interval(poll_interval)
         if not hold.gate.acquire(False):
             seconds = self._pass(hold, seconds, interval, cancel_check)
+        before = hold.count if hold.count and hold.held else 0
         try:
-            if hold.count and hold.held:
+            if before:
                 hold.count += 1
             else:
                 self._take(hold, seconds, interval, cancel_check)
+            return _Proxy(self)
+        except BaseException:
+            hold.undo(before)
+            raise
         finally:
             hold.gate.release()
-        return _Proxy(self)
 
     def _take(
         self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None

@@ -49,12 +49,12 @@ class Core:
 
     def _set_up(self, lock_file: Path, options: dict[str, Any]) -> None:
         options = {name: options[name] for name in self._defaults}
-        self._pid = getpid()
         self._file: str = os.fspath(lock_file)
         self._dir = os.path.dirname(self._file) or os.curdir
-        self._given = check_options(options, type(self).__name__, 6)
+        self._given = check_options(options, type(self).__name__, 5)
         self._hook: Callable[[int], None] | None = options["on_acquired"]
         self._start_afresh()
+        self._pid = getpid()  # last: an object that failed to be built has nothing to release
 
     def _start_afresh(self) -> None:
         self._holds: list[Hold] = []
@@ -114,13 +114,14 @@ class Core:
 
     def _counts_down(self, hold: Hold, force: bool) -> bool:
         """Whether that was the last of it, and the lock is to be released."""
+        if hold.busy:  # we are a signal handler, on top of it
+            return False
         if hold.count > 1 and not force:
             hold.count -= 1
             return False
         if hold.logs:
             self._log("Attempting to release lock %s on %s")
-        was, hold.count = hold.count, 0
-        return was > 0
+        return hold.count > 0
 
     def _log(self, message: str) -> None:
         LOGGER.debug(message, id(self), self._file)

@@ -179,15 +179,26 @@ class Hold:
         return self.count > 0 and self.lock is not None and self.lock.held
 
     def let_go(self) -> None:
-        self.count = 0
         self.busy = "release"
         try:
             if self.lock is not None:
                 self.lock.release()
         except NotHeld:
             pass  # lost, as `held` said
+        except BaseException:  # a signal handler's, before the lock could begin
+            if self.lock is not None and self.lock.held:
+                self.lock.release()
+            raise
         finally:
+            self.count = 0
             self.busy = ""
+
+    def undo(self, before: int) -> None:
+        """After an exception anywhere in acquire: give back what it took, unless we are a signal handler on top."""
+        if before:
+            self.count = before
+        elif not self.busy and self.lock is not None and self.lock.held:
+            self.let_go()
 
 
 class Shared:

@@ -131,14 +131,18 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         interval = hold.interval if poll_interval is None else check_interval(poll_interval)
         gate = self._gate_of(hold)
         seconds = await self._pass(gate, seconds, interval, cancel_check)
+        before = hold.count if hold.count and hold.held else 0
         try:
-            if hold.count and hold.held:
+            if before:
                 hold.count += 1
             else:
                 await self._take(hold, seconds, interval, cancel_check)
+            return _AsyncProxy(self)
+        except BaseException:
+            hold.undo(before)
+            raise
         finally:
             gate.leave()
-        return _AsyncProxy(self)
 
     async def _take(
         self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
@@ -183,7 +187,10 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         await self._pass(gate, None, 0, None)
         try:
             if self._counts_down(hold, force) and hold.lock is not None:
-                await hold.lock.release_async()
+                try:
+                    await hold.lock.release_async()
+                finally:
+                    hold.count = 0
                 if hold.logs:
                     self._log("Lock %s released on %s")
         except NotHeld:
@@ -266,3 +273,10 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("filelock.asyncio"), name)
     except ImportError as exc:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from exc
+
+
+__all__ = list(getattr(_original.asyncio, "__all__", ())) if hasattr(_original, "asyncio") else ["AsyncUnixFileLock"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
