@@ -200,14 +200,19 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
     ) -> None:
         lock = self._begin(hold)
         try:
-            lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
+            if cancel_check is None:
+                lock.acquire(seconds)
+            else:
+                lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
             raise self._too_late(seconds) from exc
         except AlreadyHeld:
             raise self._would_deadlock() from None
         finally:
             hold.busy = ""
-        self._is_taken(hold)
+        hold.count = 1
+        if self._hook is not None or hold.logs:
+            self._is_taken(hold)
 
     def _pass(
         self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None

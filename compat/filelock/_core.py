@@ -144,9 +144,7 @@ class Core:
         return RuntimeError(f"Deadlock: lock '{self._file}' is already held by a different {self._holder}. {remedy}")
 
     def _is_taken(self, hold: Hold) -> None:
-        """It is ours: count, and call the hook, which may take it once more."""
-        hold.count = 1
-        hold.busy = ""
+        """It is ours: tell those who want to know.  The hook may take it once more."""
         if hold.logs:
             self._log("Lock %s acquired on %s")
         if self._hook is not None and hold.lock is not None:

@@ -156,7 +156,9 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
             raise self._would_deadlock() from None
         finally:
             hold.busy = ""
-        self._is_taken(hold)
+        hold.count = 1
+        if self._hook is not None or hold.logs:
+            self._is_taken(hold)
 
     async def _pass(
         self, gate: _Gate, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
