@@ -230,16 +230,24 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
 
     def release(self, force: bool = False) -> None:
         """Let go once; entirely with `force`, and then of what threads hold that ended without releasing, too."""
-        if self._pid != getpid():
-            return
         hold = self._mine.hold
         if hold.count:
-            with hold.gate:
+            if not hold.gate.acquire(False):
+                if self._pid != getpid():
+                    return  # a fork copied the gate while another thread was in it
+                hold.gate.acquire()
+            try:
                 if self._counts_down(hold, force):
                     hold.let_go()
                     if hold.logs:
                         self._log("Lock %s released on %s")
-        if force:
+            except BaseException:  # a signal handler's, before or while it was let go
+                if hold.count == 1 or force:
+                    hold.let_go()
+                raise
+            finally:
+                hold.gate.release()
+        if force and self._pid == getpid():
             for left in list(self._holds):
                 if left.count and left.thread is not None and not left.thread.is_alive():
                     with left.gate:
