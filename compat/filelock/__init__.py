@@ -236,13 +236,14 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
                 if self._pid != getpid():
                     return  # a fork copied the gate while another thread was in it
                 hold.gate.acquire()
+            last = force or hold.count == 1
             try:
                 if self._counts_down(hold, force):
                     hold.let_go()
                     if hold.logs:
                         self._log("Lock %s released on %s")
             except BaseException:  # a signal handler's, before or while it was let go
-                if hold.count == 1 or force:
+                if last and hold.count and not hold.busy:
                     hold.let_go()
                 raise
             finally:
