@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -155,3 +156,23 @@ print(*sorted(name for name in set(sys.modules) - before if name.partition('.')[
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert set(done.stdout.split()) <= CHEAP
+
+
+def test_uncontended_acquire_takes_a_short_way(name: str) -> None:
+    """At most 4 files and 12 functions of ours, so that it can be followed, and stays fast."""
+    ours = str(Path(pidabs.__file__).parent)
+    called = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ours):
+            called.append((frame.f_code.co_filename, frame.f_code.co_name))
+
+    lock = pidabs.Lock(name)
+    sys.setprofile(note)
+    try:
+        lock.acquire(timeout=1)
+    finally:
+        sys.setprofile(None)
+    lock.release()
+    assert 1 < len({file for file, _ in called}) <= 4
+    assert 1 < len(called) <= 12
