@@ -109,9 +109,6 @@ def _open_gate() -> None:
     _singletons_gate = RLock()
 
 
-os.register_at_fork(after_in_child=_open_gate)
-
-
 def base_of(original: Any, **later: Any) -> Any:
     """For a class of ours that stands in for this one of filelock's."""
     return _Meta("_Base", (Core, ContextDecorator), shown_of(original, later))
@@ -264,6 +261,7 @@ class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
 
 
 if SUPPORTED:
+    os.register_at_fork(after_in_child=_open_gate)
     _original.UnixFileLock.register(UnixFileLock)
     FileLock = UnixFileLock
 else:
