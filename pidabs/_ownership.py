@@ -10,7 +10,7 @@ import sys
 from _thread import get_ident
 from time import monotonic
 
-from . import _descriptors, _held, _linux, _queue
+from . import _descriptors, _held, _inherit, _linux, _queue
 from ._descriptors import Socket
 from ._drive import FOR_EVER
 from ._errors import AlreadyHeld, MirrorError, Unsupported
@@ -104,10 +104,13 @@ class Ownership:
 
     def _drop(self, sock: Socket | None) -> Socket | None:
         """Give up what is held: the listener to hand over, None if nothing is."""
-        # Of two threads that release, one finds it.
-        if sock is None or not _descriptors.is_listener(sock, self.address) or _held.held.pop(sock, None) is None:
-            return None
-        self._sock = None  # before another thread is granted the lock through this object
+        with _descriptors.guard:  # not while another thread forks: the lock may be moving to the child
+            # Of two threads that release, one finds it.
+            if sock is None or not _descriptors.is_listener(sock, self.address) or _inherit.is_moving(self):
+                return None
+            if _held.held.pop(sock, None) is None:
+                return None
+            self._sock = None  # before another thread is granted the lock through this object
         if self._mirror is not None:
             self._mirror.remove()
         return sock
@@ -169,6 +172,8 @@ class Ownership:
     def _why_not_held(self) -> str:
         if self._sock is None:
             return f"cannot release lock {self.name!r}: it is not held by this object"
+        if _inherit.is_moving(self):
+            return f"cannot release lock {self.name!r}: a fork in `with lock.across_fork()` is moving it to the child"
         return (
             f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless "
             "told files_preserve=[lock], or the process forked without `with lock.across_fork()`"

@@ -276,6 +276,8 @@ def _grant(conn: Socket, listener: Socket) -> bool:
             raise
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
+    # Before the new owner can run: until this copy is closed the name stays taken, though he may have freed the lock.
+    _descriptors.abandon(listener)
     os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
     return True
 
