@@ -217,14 +217,12 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
         _descriptors.abandon(conn)
 
 
-def close_if_idle(listener: Socket) -> bool:
-    """Free the lock if nobody waits: whether it is free now.  Who joins in between is woken by the close."""
+def close_if_idle(listener: Socket) -> None:
+    """Free the lock if nobody waits.  Who joins in between is woken by the close."""
     poller = poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
-    idle = not poller.poll(0)
-    if idle:
+    if not poller.poll(0):
         _descriptors.close(listener)
-    return idle
 
 
 def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
