@@ -10,8 +10,8 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
               who has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
 
 Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get
-the lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its
-grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
+the lock in the order they joined, and no newcomer overtakes one who waited when the release began.  When a holder, or
+the next owner before it reads its grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
 
 Kernel facts relied on: an abstract name is free as soon as the last reference to its socket is gone, then every pending
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
