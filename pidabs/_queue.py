@@ -137,12 +137,10 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
 
 
 def _outlast(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
-    """Sleep in a stranger's queue, who is not believed whatever it says: None as soon as it does, or lets us go.
-
-    It may let the lock go and keep our connection, so try for ourselves now and then.
-    """
+    """Sleep in a stranger's queue: None as soon as it says anything, which is not believed, or lets us go."""
     try:
         say(conn, WAITING)  # else an honest one, who trusts us, would wait for it
+        # It may let the lock go and keep our connection, so try for ourselves now and then.
         while not (yield conn.fileno(), min(_LOOK_INTERVAL, remaining(deadline))) and monotonic() < deadline:
             sock = _descriptors.open_socket(hand)
             if bind(sock, address):
@@ -296,5 +294,6 @@ def _grant(conn: Socket, listener: Socket) -> bool:
             raise
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
-    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
+    _descriptors.abandon(listener)  # first: while we have a copy, the next owner cannot free the lock
+    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way out
     return True

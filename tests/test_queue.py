@@ -316,6 +316,30 @@ def test_next_owner_killed_before_it_reads_its_grant(name: str) -> None:
             second.expect("held")
 
 
+def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -> None:
+    """1. A grants, and is preempted; 2. B has the lock and lets it go; 3. it is free, though A has not run since."""
+    code = """
+    import pidabs, signal
+    os.sched_yield = lambda: os.kill(os.getpid(), signal.SIGSTOP)
+    lock = pidabs.Lock(sys.argv[1]).acquire()
+    say("held")
+    listen()
+    lock.release()
+    say("released")
+    """
+    with child(code, args=(name,)) as holder:
+        holder.expect("held")
+        with waiting(name) as (waiter,):
+            holder.tell()
+            waiter.expect("held")
+            wait_until(lambda: Path(f"/proc/{holder.pid}/stat").read_text().split()[2] == "T")
+            waiter.tell()
+            waiter.expect("released")
+            pidabs.Lock(name).acquire(0).release()
+            holder.signal(signal.SIGCONT)
+            holder.expect("released")
+
+
 def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with child(
