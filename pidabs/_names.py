@@ -13,6 +13,7 @@ the exact length to bind(2); with sizeof(struct sockaddr_un) it takes another na
 from __future__ import annotations
 
 import os
+from _blake2 import blake2b  # not in hashlib, which takes 10 ms; and now: after a chroot it may be out of reach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +93,5 @@ def _prefix(scope: str | None) -> bytes:
 def _address(raw: bytes, prefix: bytes) -> bytes:
     if len(prefix) + len(raw) <= _MAX_ADDRESS:
         return prefix + raw
-    from hashlib import blake2b  # 10 ms to import, and few names are this long
-
     start = prefix + b"#" + blake2b(raw, digest_size=16).hexdigest().encode() + b":"
     return start + raw[len(start) - _MAX_ADDRESS :]
