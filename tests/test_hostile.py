@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from lockfile import AlreadyLocked, LockTimeout, NotMyLock
+from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 from support import Child, child, must_block, open_descriptors, wait_until
 
 import pidabs
@@ -168,6 +170,25 @@ def test_another_user_is_told_at_least_whose_squatter_it_is(name: str, code: str
     with squatter(name, code) as process, child(asks, args=(name,)) as victim:
         uid, pid, *_ = victim.read_line().split()
         assert (str(STRANGER), True) == (uid, pid in ("None", str(process.pid)))
+
+
+@squats
+def test_pid_lock_file_names_the_squatter_and_leaves_it_alone(strangers_dir: Path, code: str) -> None:
+    """Also where the stranger has written a PID file there, which names somebody else."""
+    path = str(strangers_dir / "x.pid")
+    with squatter(path, code) as process, child("listen()") as innocent:
+        (strangers_dir / "x.pid").write_text(f"{innocent.pid}\n", encoding="ascii")
+        shim = PIDLockFile(path)
+        for timeout, error in ((0, AlreadyLocked), (0.1, LockTimeout)):
+            with pytest.raises(error, match=f" by pid {process.pid} .uid {STRANGER}, "):
+                shim.acquire(timeout)
+        assert (shim.is_locked(), shim.i_am_locking(), shim.read_pid()) == (True, False, process.pid)
+        with pytest.raises(NotMyLock):
+            shim.release()
+        with pytest.warns(RuntimeWarning, match=f"held by a live process .pid {process.pid} "):
+            shim.break_lock()
+        assert shim.is_locked()
+        assert process.process.poll() is innocent.process.poll() is None
 
 
 def test_name_that_is_free_again_while_the_squatter_keeps_our_connection(name: str) -> None:
