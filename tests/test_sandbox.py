@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from support import (
     DEADLINE,
     HOLD,
     SECCOMP,
+    UNPRIVILEGED,
     Child,
     child,
     has_seccomp,
@@ -35,8 +37,15 @@ from support import (
 import pidabs
 from pidabs import _diag
 
-ROOT = os.geteuid() == 0
-needs_root = pytest.mark.skipif(not ROOT, reason="only root can change its root directory, or become another user")
+
+def may(code: str) -> bool:
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+can_change_root = pytest.mark.skipif(not may("import os; os.chroot('/')"), reason="may not change the root directory")
+can_change_user = pytest.mark.skipif(
+    not may(f"import os; os.setuid({UNPRIVILEGED})"), reason="may not become another user"
+)
 
 WAIT = """
     import pidabs
@@ -133,7 +142,6 @@ def test_one_queue_for_all_namespaces_of_one_network(name: str, flags: list[str]
     assert not lock.locked()
 
 
-@needs_root
 def test_processes_without_a_uid_exclude_each_other(name: str) -> None:
     """In a user namespace without a map all are 65534: nobody is granted, everybody has the lock once it is free."""
     command = in_namespace("--user")
@@ -268,13 +276,13 @@ def test_everything_works_without_a_sandbox(name: str) -> None:
     everything_works(name, "")
 
 
-@needs_root
+@can_change_root
 def test_in_a_chroot_with_nothing_in_it(name: str, tmp_path: Path) -> None:
     """No /proc, no library to import from: a daemon that has been there for long."""
     everything_works(name, "    os.chroot(sys.argv[2]); os.chdir('/')", args=(str(tmp_path),))
 
 
-@needs_root
+@can_change_root
 def test_in_a_chroot_paths_are_as_seen_from_there(name: str, tmp_path: Path) -> None:
     code = """
     import pidabs
@@ -314,7 +322,7 @@ def test_with_only_processes_in_proc(name: str) -> None:
     everything_works(name, prepare, in_namespace("--mount"))
 
 
-@needs_root
+@can_change_user
 @pytest.mark.parametrize("mode", [b"hidepid=1", b"hidepid=2", b"hidepid=4"])
 def test_where_processes_of_others_are_hidden(name: str, mode: bytes) -> None:
     """The kernel still says who holds the lock, since it is asked and not /proc; but not what that runs."""
