@@ -6,8 +6,9 @@ import asyncio
 import random
 from typing import Any
 
-from pidabs.compat import filelock
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
+from pidabs.compat.filelock import AsyncFileLock, FileLock
+from pidabs.compat.filelock import Timeout as FileTimeout
 from pidabs.compat.lockfile.pidlockfile import AlreadyLocked, LockTimeout, PIDLockFile
 
 from pidabs import Lock, Timeout
@@ -119,13 +120,13 @@ class File(Client):
     """filelock's: now and then taken twice, as it may be."""
 
     def make(self, path: str) -> None:
-        self.lock = filelock.FileLock(path, mirror=self.mirrored)
+        self.lock = FileLock(path, mirror=self.mirrored)
 
     def acquire(self) -> int:
         timeout, options = self.terms()
         try:
             self.lock.acquire(timeout, blocking=timeout > 0, **options)
-        except filelock.Timeout:
+        except FileTimeout:
             return self.in_vain(timeout)
         if self.dice.random() < 0.1:
             with self.lock:
@@ -155,13 +156,13 @@ class AwaitedNative(Client):
 
 class AwaitedFile(Client):
     def make(self, path: str) -> None:
-        self.lock = filelock.AsyncFileLock(path, mirror=self.mirrored)
+        self.lock = AsyncFileLock(path, mirror=self.mirrored)
 
     async def acquire(self) -> int:
         timeout, options = self.terms()
         try:
             await self.lock.acquire(timeout, **options)
-        except filelock.Timeout:
+        except FileTimeout:
             return self.in_vain(timeout)
         return ACQUIRED
 
