@@ -7,7 +7,7 @@
 Each prints a table, or with --json one object, and exits with 1 if anything went wrong.
 
     arena      the memory that the workers share, and the detector of two owners
-    clients    each kind of lock behind one face, for threads and for tasks
+    clients    how a kind of lock is taken: timeouts, questions, cancellations
     workers    what a worker process does with it
     forking    workers that fork, and workers that exec
     freezer    cgroup v2's freezer, where it may be used

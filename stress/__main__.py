@@ -6,6 +6,8 @@ import argparse
 import random
 import sys
 
+from .figures import Figures
+from .signals import signals
 from .storm import storm
 
 
@@ -23,7 +25,9 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="spoil the lock so that this trouble has to be found",
     )
-    for command in (raging,):
+    striking = commands.add_parser("signals", help="exceptions at random moments, and at every line")
+    striking.add_argument("--count", type=int, default=50000, help="out of signal handlers (default: %(default)s)")
+    for command in raging, striking:
         command.add_argument("--seed", default=str(random.getrandbits(32)))
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -31,13 +35,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = _parser().parse_args()
+    figures = signals(options.count, options.seed) if options.command == "signals" else _storm(options)
+    print(figures.as_json() if options.json else figures.as_table())
+    return 0 if figures.passed else 1
+
+
+def _storm(options: argparse.Namespace) -> Figures:
     seconds = options.seconds
     if seconds is None:
         seconds = float("inf") if options.kills is not None else 60.0
     kills = sys.maxsize if options.kills is None else options.kills
-    figures = storm(seconds, kills, options.rounds, options.seed, options.stall, options.sabotage)
-    print(figures.as_json() if options.json else figures.as_table())
-    return 0 if figures.passed else 1
+    return storm(seconds, kills, options.rounds, options.seed, options.stall, options.sabotage)
 
 
 sys.exit(main())

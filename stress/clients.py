@@ -1,4 +1,4 @@
-"""Each kind of lock behind one face: `acquire` says what came of it, `held` what the object thinks, `release`."""
+"""A client takes one kind of lock on random terms, and says what came of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import asyncio
 import random
 from typing import Any
 
-from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
-from pidabs.compat.filelock import AsyncFileLock, FileLock
-from pidabs.compat.filelock import Timeout as FileTimeout
-from pidabs.compat.lockfile.pidlockfile import AlreadyLocked, LockTimeout, PIDLockFile
-
-from pidabs import Lock, Timeout
+import kinds
 
 from .arena import ACQUIRED, CANCELLED, REFUSED, TIMED_OUT
 
@@ -21,7 +16,7 @@ _CHECK_EVERY = 0.002
 
 
 class Check:
-    """A `cancel_check` that says yes after a few questions, or never."""
+    """A `cancel_check` that says yes after so many questions."""
 
     def __init__(self, questions: int) -> None:
         self.left = questions
@@ -34,164 +29,60 @@ class Check:
 
 
 class Client:
-    """Each acquire on random terms; or, if it is patient, until it gets the lock."""
+    """Each acquire on terms of its own; or, if it is patient, until it gets the lock."""
 
-    def __init__(self, path: str, dice: random.Random, patient: bool = False) -> None:
+    def __init__(self, kind: str, path: str, dice: random.Random, patient: bool = False) -> None:
         self.path, self.dice, self.patient = path, dice, patient
-        self.mirrored = dice.random() < 0.3
-        self.make(path)
-
-    def make(self, path: str) -> None:
-        self.lock: Any = Lock(path, mirror=self.mirrored)
+        self.mirrored = dice.random() < 0.4
+        self.face: Any = {**kinds.BLOCKING, **kinds.AWAITED}[kind](path, mirror=self.mirrored)
+        self.lock: Any = self.face.lock
 
     @property
     def held(self) -> bool:
-        return bool(self.lock.held)
+        return bool(self.face.held)
 
-    def terms(self) -> tuple[float, dict[str, Any]]:
+    def _terms(self) -> tuple[float, dict[str, Any]]:
         """A timeout, and perhaps a cancel_check."""
-        self.check = Check(self.dice.choice((1, 3, 10)))
+        self._check = Check(self.dice.choice((1, 3, 10)))
         if self.patient:
             return _LONG, {}
         timeout = self.dice.choice(_TIMEOUTS)
-        cancelled = self.dice.random() < 0.3
-        return timeout, {"cancel_check": self.check, "poll_interval": _CHECK_EVERY} if cancelled else {}
+        if self.dice.random() < 0.7:
+            return timeout, {}
+        return timeout, {"cancel_check": self._check, "poll_interval": _CHECK_EVERY}
 
-    def in_vain(self, timeout: float) -> int:
-        if self.check.said_yes:
+    def _outcome(self, taken: bool, timeout: float) -> int:
+        if taken:
+            return ACQUIRED
+        if self._check.said_yes:
             return CANCELLED
         return TIMED_OUT if timeout else REFUSED
 
-
-class Native(Client):
     def acquire(self) -> int:
-        timeout, options = self.terms()
-        try:
-            self.lock.acquire(timeout, **options)
-        except Timeout:
-            return self.in_vain(timeout)
-        return ACQUIRED
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-class PidFile(Client):
-    """Without a timeout it tries once, as the original does."""
-
-    def make(self, path: str) -> None:
-        self.mirrored = True
-        self.lock = PIDLockFile(path)
-
-    def acquire(self) -> int:
-        timeout, _ = self.terms()
-        try:
-            self.lock.acquire(timeout or self.dice.choice((None, 0)))
-        except AlreadyLocked:
-            return REFUSED
-        except LockTimeout:
-            return TIMED_OUT
-        return ACQUIRED
-
-    @property
-    def held(self) -> bool:
-        return bool(self.lock.i_am_locking())
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-class TimeoutPidFile(PidFile):
-    def make(self, path: str) -> None:
-        self.mirrored = True
-        self.lock = TimeoutPIDLockFile(path, self.terms()[0])
-
-    def acquire(self) -> int:
-        try:
-            self.lock.acquire()
-        except AlreadyLocked:
-            return REFUSED
-        except LockTimeout:
-            return TIMED_OUT
-        return ACQUIRED
-
-
-class File(Client):
-    """filelock's: now and then taken twice, as it may be."""
-
-    def make(self, path: str) -> None:
-        self.lock = FileLock(path, mirror=self.mirrored)
-
-    def acquire(self) -> int:
-        timeout, options = self.terms()
-        try:
-            self.lock.acquire(timeout, blocking=timeout > 0, **options)
-        except FileTimeout:
-            return self.in_vain(timeout)
-        if self.dice.random() < 0.1:
-            with self.lock:
+        timeout, options = self._terms()
+        taken = self.face.acquire(timeout, **options)
+        if taken and isinstance(self.face, kinds.File) and self.dice.random() < 0.1:
+            with self.lock:  # once more, as one may
                 pass
-        return ACQUIRED
-
-    @property
-    def held(self) -> bool:
-        return bool(self.lock.is_locked)
+        return self._outcome(taken, timeout)
 
     def release(self) -> None:
-        self.lock.release()
+        self.face.release()
 
+    async def acquire_async(self) -> int:
+        timeout, options = self._terms()
+        return self._outcome(await self.face.acquire(timeout, **options), timeout)
 
-class AwaitedNative(Client):
-    async def acquire(self) -> int:
-        timeout, options = self.terms()
+    async def release_async(self) -> None:
+        await self.face.release()
+
+    async def acquire_or_be_cancelled(self) -> int:
+        """In a task of its own, which is cancelled at a random moment, or not."""
+        task = asyncio.ensure_future(self.acquire_async())
+        if self.dice.random() < 0.3:
+            seconds = self.dice.choice((0, 0.0005, 0.005, 0.03)) * self.dice.random()
+            asyncio.get_running_loop().call_later(seconds, task.cancel)
         try:
-            await self.lock.acquire_async(timeout, **options)
-        except Timeout:
-            return self.in_vain(timeout)
-        return ACQUIRED
-
-    async def release(self) -> None:
-        await self.lock.release_async()
-
-
-class AwaitedFile(Client):
-    def make(self, path: str) -> None:
-        self.lock = AsyncFileLock(path, mirror=self.mirrored)
-
-    async def acquire(self) -> int:
-        timeout, options = self.terms()
-        try:
-            await self.lock.acquire(timeout, **options)
-        except FileTimeout:
-            return self.in_vain(timeout)
-        return ACQUIRED
-
-    @property
-    def held(self) -> bool:
-        return bool(self.lock.is_locked)
-
-    async def release(self) -> None:
-        await self.lock.release()
-
-
-async def acquire_or_be_cancelled(client: Any, dice: random.Random) -> int:
-    """`acquire` in a task of its own, which is cancelled at a random moment, or not."""
-    task = asyncio.ensure_future(client.acquire())
-    if dice.random() < 0.3:
-        asyncio.get_running_loop().call_later(dice.choice((0, 0.0005, 0.005, 0.03)) * dice.random(), task.cancel)
-    try:
-        return int(await task)
-    except asyncio.CancelledError:
-        return CANCELLED
-
-
-BLOCKING: dict[str, type[Any]] = {
-    "Lock": Native,
-    "PIDLockFile": PidFile,
-    "TimeoutPIDLockFile": TimeoutPidFile,
-    "FileLock": File,
-}
-AWAITED: dict[str, type[Any]] = {
-    "Lock, asyncio": AwaitedNative,
-    "AsyncFileLock": AwaitedFile,
-}
+            return await task
+        except asyncio.CancelledError:
+            return CANCELLED

@@ -15,6 +15,7 @@ KINDS_OF_TROUBLE = {
     "mirror": "a PID file that does not name the owner",
     "not free": "the lock is taken though nobody is left",
     "hang": "a process that does not come to an end",
+    "held or free": "after an exception a lock that is neither, or something else left behind",
     "error": "an exception that nobody expects",
 }
 

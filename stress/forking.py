@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pidabs import Lock, NotHeld, Timeout
 
-from . import clients
 from .arena import ACQUIRED, EXECED, FORKED
 
 if TYPE_CHECKING:
+    from .clients import Client
     from .workers import Worker
 
 _BATCH = 20
@@ -78,7 +78,7 @@ def work_forking(worker: Worker) -> None:
         if worker.dice.random() < 0.2:
             forker.start()  # our waiting connections are copied, too
         for _ in range(_BATCH):
-            client = clients.Native(worker.name(), worker.dice)
+            client = worker.client()
             worker.arena.set_waiting(worker.slot, 0, True)
             if worker.acquired(client.acquire()):
                 worker.dice.choice((_child_tries, _child_outlives, _hand_over))(worker, client, children)
@@ -99,7 +99,7 @@ def _fork_beside(worker: Worker, ended: threading.Event) -> None:
     children.wait_for_all()
 
 
-def _child_tries(worker: Worker, client: clients.Native, children: Children) -> None:
+def _child_tries(worker: Worker, client: Client, children: Children) -> None:
     """It does not hold its parent's lock, cannot release it, and gets it only when the parent has lost it."""
     token = worker.enter(client)
     pid = children.fork(lambda: _try(worker, client))
@@ -109,7 +109,7 @@ def _child_tries(worker: Worker, client: clients.Native, children: Children) -> 
     client.release()
 
 
-def _try(worker: Worker, client: clients.Native) -> None:
+def _try(worker: Worker, client: Client) -> None:
     if client.held:
         worker.arena.trouble("violation", "a forked child says that it holds its parent's lock")
     try:
@@ -124,7 +124,7 @@ def _try(worker: Worker, client: clients.Native) -> None:
     _own(worker, client)
 
 
-def _child_outlives(worker: Worker, client: clients.Native, children: Children) -> None:
+def _child_outlives(worker: Worker, client: Client, children: Children) -> None:
     """The child has closed its copies, so it does not matter how long it lives."""
     token = worker.enter(client)
     children.fork(lambda: time.sleep(worker.dice.random() * 0.05))
@@ -132,7 +132,7 @@ def _child_outlives(worker: Worker, client: clients.Native, children: Children) 
     client.release()
 
 
-def _hand_over(worker: Worker, client: clients.Native, children: Children) -> None:
+def _hand_over(worker: Worker, client: Client, children: Children) -> None:
     """To the child, or the child's child, as a daemon does it.  We may be killed at any moment of it."""
     token = worker.enter(client)
     worker.leave(client, token)  # the new owner enters by itself
@@ -153,7 +153,7 @@ def _hand_over(worker: Worker, client: clients.Native, children: Children) -> No
         children.wait(pid)
 
 
-def _own(worker: Worker, client: clients.Native) -> None:
+def _own(worker: Worker, client: Client) -> None:
     token = worker.enter(client)
     if worker.dice.random() < 0.3:
         time.sleep(worker.dice.random() * 0.01)
@@ -211,7 +211,7 @@ def _exec_while_holding(worker: Worker, children: Children) -> None:
 
 def _spawn_while_holding(worker: Worker) -> None:
     """Another program is started while the lock is held, and outlives that."""
-    client = clients.Native(worker.name(), worker.dice)
+    client = worker.client()
     worker.arena.set_waiting(worker.slot, 0, True)
     if worker.acquired(client.acquire()):
         token = worker.enter(client)

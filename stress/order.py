@@ -15,13 +15,14 @@ import os
 import random
 import signal
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
+import kinds
 from support import wait_until
 
 from pidabs import Lock
 
-from . import clients
+from .clients import Client
 
 _STARVED = 0.010  # seconds that a waiter was ready to run and did not
 _NUMBER = 4  # bytes
@@ -70,8 +71,8 @@ def _serve(kind: str, path: str, log: int, orders: int, words: int) -> NoReturn:
     try:
         dice = random.Random(os.getpid())
         while number := os.read(orders, _NUMBER):
-            client = (clients.BLOCKING.get(kind) or clients.AWAITED[kind])(path, dice, patient=True)
-            if kind in clients.AWAITED:
+            client = Client(kind, path, dice, patient=True)
+            if kind in kinds.AWAITED:
                 asyncio.run(_take_turn_async(client, log, number))
             else:
                 client.acquire()
@@ -84,10 +85,10 @@ def _serve(kind: str, path: str, log: int, orders: int, words: int) -> NoReturn:
         os._exit(0)
 
 
-async def _take_turn_async(client: Any, log: int, number: bytes) -> None:
-    await client.acquire()
+async def _take_turn_async(client: Client, log: int, number: bytes) -> None:
+    await client.acquire_async()
     os.write(log, number)
-    await client.release()
+    await client.release_async()
 
 
 def look(path: str, rounds: int, seed: str, sabotage: str) -> tuple[dict[str, int], list[str]]:
@@ -95,7 +96,7 @@ def look(path: str, rounds: int, seed: str, sabotage: str) -> tuple[dict[str, in
     dice = random.Random(seed)
     log_path = f"{path}.log"
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    waiters = [Waiter(kind, path, log) for kind in (*clients.BLOCKING, *clients.AWAITED)]
+    waiters = [Waiter(kind, path, log) for kind in (*kinds.BLOCKING, *kinds.AWAITED)]
     counts = {"rounds of queueing": 0, "of these, starved of CPU": 0, "grants in order": 0}
     trouble = []
     try:

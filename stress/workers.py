@@ -12,10 +12,15 @@ import threading
 import time
 import traceback
 import warnings
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from . import clients, forking
+import kinds
+
+import pidabs
+
+from . import forking
 from .arena import ACQUIRED, CANCELLED, SEATS, Arena, Mark
+from .clients import Client
 from .freezer import Freezer
 
 _PR_SET_PDEATHSIG = 1
@@ -23,7 +28,7 @@ _BATCH = 20  # turns between two looks at what is open
 _libc = ctypes.CDLL(None)
 
 THREADS, FORKS, EXECS = "Lock, threads", "Lock, forking", "Lock, exec'ing"
-KINDS = (*clients.BLOCKING, *clients.AWAITED, THREADS, FORKS, EXECS)
+KINDS = (*kinds.BLOCKING, *kinds.AWAITED, THREADS, FORKS, EXECS)
 
 
 class Worker:
@@ -40,27 +45,30 @@ class Worker:
         """The lock's path.  Sabotaged: one of our own, so that the lock excludes nobody."""
         return f"{self.path}-{os.getpid()}-{random.random()}" if self.sabotage == "exclusion" else self.path
 
+    def client(self) -> Client:
+        return Client(self.kind if self.kind in (*kinds.BLOCKING, *kinds.AWAITED) else "Lock", self.name(), self.dice)
+
     def acquired(self, outcome: int, seat: int = 0) -> bool:
         self.arena.set_waiting(self.slot, seat, False)
         if outcome != ACQUIRED:
             self.arena.add(self.slot, seat, outcome)
         return outcome == ACQUIRED
 
-    def enter(self, client: clients.Client, seat: int = 0) -> int:
+    def enter(self, client: Client, seat: int = 0) -> int:
         token = self.mark.enter()
         self.arena.add(self.slot, seat, ACQUIRED)
         self.look(client, "after acquire")
-        if self.sabotage == "lost" and isinstance(client, clients.Native) and self.dice.random() < 0.05:
+        if self.sabotage == "lost" and isinstance(client.lock, pidabs.Lock) and self.dice.random() < 0.05:
             os.close(client.lock.fileno())
         if self.sabotage == "leak" and self.dice.random() < 0.05:
             os.dup(0)
         return token
 
-    def leave(self, client: clients.Client, token: int) -> None:
+    def leave(self, client: Client, token: int) -> None:
         self.look(client, "before release")
         self.mark.leave(token)
 
-    def look(self, client: clients.Client, when: str) -> None:
+    def look(self, client: Client, when: str) -> None:
         if not client.held:
             self.arena.trouble("lost", f"{self.kind}: {when}, the lock says that it is not held")
         elif client.mirrored:
@@ -87,7 +95,7 @@ class Worker:
         self._open = found
 
 
-def turn(worker: Worker, client: Any, seat: int = 0) -> None:
+def turn(worker: Worker, client: Client, seat: int = 0) -> None:
     """Acquire, look, hold, look, release."""
     worker.arena.set_waiting(worker.slot, seat, True)
     if worker.acquired(client.acquire(), seat):
@@ -100,9 +108,9 @@ def turn(worker: Worker, client: Any, seat: int = 0) -> None:
         client.release()
 
 
-async def turn_async(worker: Worker, client: Any, seat: int) -> None:
+async def turn_async(worker: Worker, client: Client, seat: int) -> None:
     worker.arena.set_waiting(worker.slot, seat, True)
-    outcome = await clients.acquire_or_be_cancelled(client, worker.dice)
+    outcome = await client.acquire_or_be_cancelled()
     if worker.acquired(outcome, seat):
         token = worker.enter(client, seat)
         seconds = worker.think()
@@ -110,7 +118,7 @@ async def turn_async(worker: Worker, client: Any, seat: int) -> None:
             await asyncio.sleep(seconds)
             worker.mark.check(token)
         worker.leave(client, token)
-        letting_go = asyncio.ensure_future(client.release())
+        letting_go = asyncio.ensure_future(client.release_async())
         if worker.dice.random() < 0.1:
             asyncio.get_running_loop().call_later(worker.dice.random() * 0.001, letting_go.cancel)
         try:
@@ -122,22 +130,20 @@ async def turn_async(worker: Worker, client: Any, seat: int) -> None:
 
 
 def work_blocking(worker: Worker) -> None:
-    make = clients.BLOCKING[worker.kind]
-    client = make(worker.name(), worker.dice)
+    client = worker.client()
     while not worker.arena.ended:
         for _ in range(_BATCH):
             if worker.dice.random() < 0.1:
-                client = make(worker.name(), worker.dice)
+                client = worker.client()
             turn(worker, client)
         worker.look_for_leaks()
 
 
 def work_in_threads(worker: Worker) -> None:
     """Some threads share an object, another has its own."""
-    shared = clients.Native(worker.name(), worker.dice)
-    own = clients.Native(worker.name(), worker.dice)
+    shared, own = worker.client(), worker.client()
 
-    def batch(seat: int, client: Any) -> None:
+    def batch(seat: int, client: Client) -> None:
         try:
             for _ in range(_BATCH):
                 turn(worker, client, seat)
@@ -154,10 +160,8 @@ def work_in_threads(worker: Worker) -> None:
 
 
 async def work_in_tasks(worker: Worker) -> None:
-    make = clients.AWAITED[worker.kind]
-
     async def batch(seat: int) -> None:
-        client = make(worker.name(), worker.dice)
+        client = worker.client()
         for _ in range(_BATCH):
             await turn_async(worker, client, seat)
 
@@ -187,7 +191,7 @@ def _run(worker_arguments: tuple[Arena, int, str, str, str, str], freezer: Freez
         if freezer is not None:
             freezer.join(slot)
         worker = Worker(*worker_arguments)
-        if worker.kind in clients.AWAITED:
+        if worker.kind in kinds.AWAITED:
             asyncio.run(work_in_tasks(worker))
         elif worker.kind == THREADS:
             work_in_threads(worker)
