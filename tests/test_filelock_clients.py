@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, HOLD, child, wait_until
+from support import HOLD, child, wait_until
 
 import pidabs
 
@@ -83,30 +84,42 @@ def test_weak_file_lock_of_huggingface_hub_under_contention(tmp_path: Path) -> N
     assert not (tmp_path / "lock").exists()
 
 
-TOX_LOCK = (
+TOX = (
     ON_OURS
     + """
-    import filelock
-    path = sys.argv[1]
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(0.0001)
-    except filelock.Timeout:
-        say("waits")
-        lock.acquire()
-    say("has it")
-    lock.release()
+    from tox.run import main
+    from tox.tox_env import package
+    say("ready", package.FileLock.__module__)
+    say("ended", main(["run", "-c", sys.argv[1] + "/tox.ini", "--workdir", sys.argv[1] + "/.tox", "-qq"]))
 """
 )
-"""As tox's package lock does it."""
+BACKEND = """
+    import zipfile
+
+    def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+        name = "some-1-py3-none-any.whl"
+        with zipfile.ZipFile(f"{wheel_directory}/{name}", "w") as wheel:
+            wheel.writestr("some.py", "")
+            wheel.writestr("some-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: some\\nVersion: 1\\n")
+            wheel.writestr("some-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
+            wheel.writestr("some-1.dist-info/RECORD", "some.py,,\\n")
+        return name
+"""
+"""Builds without help from the network."""
 
 
-def test_toxs_way_to_wait_for_another_tox(tmp_path: Path) -> None:
-    path = str(tmp_path / ".pkg.lock")
-    with child(HOLD, args=(path,)) as holder, ExitStack() as stack:
+def test_tox_waits_to_build_the_package_that_another_tox_builds(tmp_path: Path) -> None:
+    pytest.importorskip("tox")
+    (tmp_path / "backend.py").write_text(textwrap.dedent(BACKEND))
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "some"\nversion = "1"\n'
+    )
+    (tmp_path / "tox.ini").write_text("[testenv]\npackage = wheel\ncommands = python -c 'import some'\n")
+    path = str(tmp_path / ".tox" / ".pkg" / "file.lock")
+    with child(HOLD, args=(path,)) as holder, child(TOX, args=(str(tmp_path),)) as tox:
         holder.expect("held")
-        tox = stack.enter_context(child(TOX_LOCK, args=(path,)))
-        tox.expect("waits")
-        wait_until(lambda: pidabs.Lock(path).waiters() == 1, deadline=DEADLINE)
+        tox.expect("ready pidabs.compat.filelock")
+        wait_until(lambda: pidabs.Lock(path).waiters() == 1, deadline=60)
         holder.tell()
-        tox.expect("has it")
+        assert tox.read_line(90) == "ended 0"

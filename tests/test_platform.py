@@ -71,16 +71,44 @@ def test_the_stand_ins_are_the_originals(system: str, tmp_path: Path) -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.parametrize("system", ["darwin", "freebsd14"])
+def test_filelocks_stand_in_is_filelock(system: str, tmp_path: Path) -> None:
+    code = (
+        "    import asyncio, filelock\n"
+        + ELSEWHERE
+        + """
+    getattr(filelock, "AsyncFileLock", None)
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        import pidabs.compat.filelock as ours
+    say(len(caught), caught[0].message)
+    say(ours.FileLock is filelock.FileLock, ours.UnixFileLock is filelock.UnixFileLock)
+    say(not hasattr(filelock, "AsyncFileLock") or ours.AsyncFileLock is filelock.AsyncFileLock)
+    with ours.FileLock("x.lock") as lock:
+        say(lock.is_locked, os.listdir("."))
+    """
+    )
+    with child(code, args=(system,), cwd=tmp_path) as process:
+        warning = process.read_line()
+        assert warning.startswith("1 ")
+        assert f"{system} has no abstract unix sockets" in warning
+        process.expect("True True")
+        process.expect("True")
+        process.expect("True ['x.lock']")
+        assert process.wait() == 0
+
+
 def test_here_the_stand_ins_are_ours_and_silent() -> None:
     code = """
     import warnings
     warnings.simplefilter("error")
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
     from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
-    say(PIDLockFile.__module__, TimeoutPIDLockFile.__module__)
+    from pidabs.compat.filelock import FileLock
+    say(PIDLockFile.__module__, TimeoutPIDLockFile.__module__, FileLock.__module__)
     """
     with child(code) as process:
-        process.expect("pidabs.compat.lockfile.pidlockfile pidabs.compat.daemon.pidfile")
+        process.expect("pidabs.compat.lockfile.pidlockfile pidabs.compat.daemon.pidfile pidabs.compat.filelock")
 
 
 # A sandbox ----------------------------------------------------------------------------------------------------
@@ -181,4 +209,29 @@ def test_the_stand_ins_in_a_sandbox(call: str, number: int, tmp_path: Path) -> N
     """
     )
     assert sandboxed(code, call, str(number), cwd=tmp_path) == [f"True True {number}"] * 6
+    assert list(tmp_path.iterdir()) == []
+
+
+@has_filter
+@sandboxes
+def test_filelocks_stand_in_in_a_sandbox(call: str, number: int, tmp_path: Path) -> None:
+    code = (
+        """
+    import asyncio, pidabs
+    from pidabs.compat.filelock import AsyncFileLock, FileLock
+    loop = asyncio.new_event_loop()
+    """
+        + SECCOMP.lstrip()
+        + """
+    lock = FileLock("x.lock")
+    awaited = AsyncFileLock("x.lock")
+    for take in (lock.acquire, lambda: lock.acquire(0), lambda: loop.run_until_complete(awaited.acquire())):
+        try:
+            take()
+        except pidabs.Unsupported as exc:
+            say("denied" in str(exc), exc.__cause__.errno, lock.is_locked, lock.lock_counter)
+    say("end")
+    """
+    )
+    assert sandboxed(code, call, str(number), cwd=tmp_path) == [f"True {number} False 0"] * 3
     assert list(tmp_path.iterdir()) == []

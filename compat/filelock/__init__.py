@@ -13,6 +13,7 @@ bookkeeping that takes ten times as long as the lock.
 
 from __future__ import annotations
 
+import os
 from abc import ABCMeta
 from contextlib import ContextDecorator
 from importlib import import_module
@@ -25,139 +26,121 @@ from warnings import warn
 from weakref import WeakValueDictionary
 
 import filelock as _original
-from filelock import AcquireReturnProxy as AcquireReturnProxy
-from filelock import Timeout as Timeout
+from filelock import AcquireReturnProxy, Timeout
 
 from pidabs import AlreadyHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from ._core import Core, canonical
-from ._state import DEFAULTS, POSITIONAL, Hold, check_interval, check_options, same
+from ._core import INTERVAL, UNSET_MODE, Core, canonical, shown_of
+from ._hold import Hold, checked
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
     from types import TracebackType
 
     # For type checkers our classes are subclasses of filelock's, and its other names are all here.
-    from filelock import AsyncAcquireReadWriteReturnProxy as AsyncAcquireReadWriteReturnProxy
-    from filelock import AsyncAcquireReturnProxy as AsyncAcquireReturnProxy
-    from filelock import AsyncAcquireSoftReadWriteReturnProxy as AsyncAcquireSoftReadWriteReturnProxy
-    from filelock import AsyncReadWriteLock as AsyncReadWriteLock
-    from filelock import AsyncSoftFileLease as AsyncSoftFileLease
-    from filelock import AsyncSoftFileLock as AsyncSoftFileLock
-    from filelock import AsyncSoftReadWriteLock as AsyncSoftReadWriteLock
-    from filelock import AsyncStrictSoftFileLock as AsyncStrictSoftFileLock
-    from filelock import AsyncWindowsFileLock as AsyncWindowsFileLock
-    from filelock import BaseAsyncFileLock as BaseAsyncFileLock
-    from filelock import BaseFileLock as BaseFileLock
-    from filelock import CloseErrorPolicy as CloseErrorPolicy
-    from filelock import CompromiseReason as CompromiseReason
-    from filelock import ContextErrorPolicy as ContextErrorPolicy
-    from filelock import LeaseCompromise as LeaseCompromise
-    from filelock import LeaseSettingsMismatch as LeaseSettingsMismatch
-    from filelock import LockOptions as LockOptions
-    from filelock import MarkerSoftFileLock as MarkerSoftFileLock
-    from filelock import OwnerMode as OwnerMode
-    from filelock import OwnerRecord as OwnerRecord
-    from filelock import ReadWriteLock as ReadWriteLock
-    from filelock import SoftFileLease as SoftFileLease
-    from filelock import SoftFileLock as SoftFileLock
-    from filelock import SoftFileLockLifetimeWarning as SoftFileLockLifetimeWarning
-    from filelock import SoftFileLockProtocolError as SoftFileLockProtocolError
-    from filelock import SoftReadWriteLock as SoftReadWriteLock
-    from filelock import StrictSoftFileClaim as StrictSoftFileClaim
-    from filelock import StrictSoftFileClaimState as StrictSoftFileClaimState
-    from filelock import StrictSoftFileLock as StrictSoftFileLock
-    from filelock import UnixFileLock as _Base
-    from filelock import WindowsFileLock as WindowsFileLock
-    from filelock import __version__ as __version__
-    from filelock import has_fcntl as has_fcntl
-    from filelock import lock_descriptor as lock_descriptor
-    from filelock import unlock_descriptor as unlock_descriptor
+    from filelock import (  # isort: skip
+        AsyncAcquireReadWriteReturnProxy, AsyncAcquireReturnProxy, AsyncAcquireSoftReadWriteReturnProxy,
+        AsyncReadWriteLock, AsyncSoftFileLease, AsyncSoftFileLock, AsyncSoftReadWriteLock, AsyncStrictSoftFileLock,
+        AsyncWindowsFileLock, BaseAsyncFileLock, BaseFileLock, CloseErrorPolicy, CompromiseReason, ContextErrorPolicy,
+        LeaseCompromise, LeaseSettingsMismatch, LockOptions, MarkerSoftFileLock, OwnerMode, OwnerRecord,
+        ReadWriteLock, SoftFileLease, SoftFileLock, SoftFileLockLifetimeWarning, SoftFileLockProtocolError,
+        SoftReadWriteLock, StrictSoftFileClaim, StrictSoftFileClaimState, StrictSoftFileLock, WindowsFileLock,
+        __version__, has_fcntl, lock_descriptor, unlock_descriptor,
+    )  # fmt: skip
     from typing_extensions import Self
 
     from . import asyncio as asyncio
+    from ._core import CancelCheck, Path
     from .asyncio import AsyncFileLock as AsyncFileLock
     from .asyncio import AsyncUnixFileLock as AsyncUnixFileLock
-
-    Path = str | os.PathLike[str]
 
 
 class _Meta(ABCMeta):
     """What neither __new__ nor __init__ can do: hand out a singleton without initialising it again, and call a
     subclass's narrower __init__, as virtualenv has it, without the options that it does not take."""
 
+    _original: Any
+    _later: dict[str, Any]
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
+        super().__init__(name, bases, namespace, **options)
+        taken = signature(cls.__init__).parameters  # type: ignore[misc]
+        cls._narrow = all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in taken.values()) and taken.keys()
+        if "_original" not in namespace:  # one of its own, with the same name for messages, and singletons of its own
+            cls._original = type(cls._original)(name, (cls._original,), {})
+
     def __call__(cls, lock_file: Path, *args: Any, **options: Any) -> Any:
-        given = dict(zip(POSITIONAL, args, strict=False))
-        if cls.__init__ is not cls._own_init:  # type: ignore[attr-defined,misc]
-            options = _without_defaults(cls, options)
-        if not {**given, **options}.get("is_singleton"):
+        if cls._narrow:
+            options = cls._without_defaults(options, cls._narrow)
+        if options.get("lifetime") is not None:
+            cls._ignore_lifetime(options.pop("lifetime"))  # type: ignore[attr-defined]
+        if not options.get("is_singleton"):
             return super().__call__(lock_file, *args, **options)
-        signature(cls.__init__).bind(None, lock_file, *args, **options)  # type: ignore[misc]
-        wanted = check_options({**cls._defaults, **given, **options}, cls.__name__, 3)  # type: ignore[attr-defined]
-        name = canonical(lock_file)
         with _singletons_gate:
-            found = _singletons.get((cls, name))
-            if found is None or not found._is_now(name):
-                found = _singletons[cls, name] = super().__call__(lock_file, *args, **options)
+            key = (cls, getpid(), canonical(lock_file))
+            found = _singletons.get(key)
+            if found is None or not found._is_now(key[2]):
+                found = _singletons[key] = super().__call__(lock_file, *args, **options)
             else:
-                _check_same(found._options(), wanted)
+                _ = found._options  # with which filelock compares what is wanted, as this, too, is a singleton
+                known = signature(cls._original.__init__).parameters
+                ours = cls.__module__.startswith(__name__)  # else it may well take options of its own
+                wanted = (name for name in options if name in known or (ours and name != "mirror"))
+                cls._original(lock_file, *args, **{name: options[name] for name in wanted})
         return found
 
+    def _without_defaults(cls, options: dict[str, Any], taken: Any) -> dict[str, Any]:
+        parameters = signature(cls._original.__init__).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()} | cls._later
+        unknown = [name for name in sorted(options.keys() - taken) if options[name] != defaults.get(name, ...)]
+        if unknown:
+            raise TypeError(f"{cls.__name__} does not support non-default lock options: {', '.join(unknown)}")
+        return {name: value for name, value in options.items() if name in taken}
 
-_singletons: WeakValueDictionary[tuple[type, str], Any] = WeakValueDictionary()
+
+_singletons: WeakValueDictionary[tuple[type, int, str], Any] = WeakValueDictionary()
 _singletons_gate = RLock()
 
 
-def _without_defaults(cls: Any, options: dict[str, Any]) -> dict[str, Any]:
-    taken = signature(cls.__init__).parameters
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in taken.values()):
-        return options
-    foreign = options.keys() - taken.keys()
-    unknown = [name for name in sorted(foreign) if options[name] != cls._defaults.get(name, ...)]
-    if unknown:
-        raise TypeError(f"{cls.__name__} does not support non-default lock options: {', '.join(unknown)}")
-    return {name: value for name, value in options.items() if name not in foreign}
+def _open_gate() -> None:
+    """In a forked child: another thread of the parent may have been inside."""
+    global _singletons_gate
+    _singletons_gate = RLock()
 
 
-def _check_same(existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differing = [name for name in existing if not same(name, existing[name], wanted[name])]
-    if differing:
-        lines = [f"\n\t{name} (existing lock has {existing[name]} but {wanted[name]} was passed)" for name in differing]
-        reason = "Singleton lock instances cannot be initialized with differing arguments\nNon-matching arguments: "
-        raise ValueError(reason + "".join(lines))
+def base_of(original: Any, **later: Any) -> Any:
+    """For a class of ours that stands in for this one of filelock's."""
+    return _Meta("_Base", (Core, ContextDecorator), shown_of(original, later))
 
 
-if not TYPE_CHECKING:
-    _Base = _Meta("_Base", (ContextDecorator,), {"_defaults": DEFAULTS, "_own_init": None})
+if TYPE_CHECKING:
+
+    class _Base(Core, _original.UnixFileLock): ...
+
+else:
+    _Base = base_of(_original.UnixFileLock)
 
 
-class UnixFileLock(Core, _Base):  # type: ignore[misc]
+class UnixFileLock(_Base):
     """filelock's FileLock.  `poll_interval` is how often `cancel_check` is called, and means nothing otherwise."""
 
     def __init__(
         self,
         lock_file: Path,
         timeout: float = -1,
-        mode: int = -1,
+        mode: int = UNSET_MODE,
         thread_local: bool = True,
         *,
         blocking: bool = True,
         is_singleton: bool = False,
-        poll_interval: float = 0.05,
-        lifetime: float | None = None,
-        context_error_policy: ContextErrorPolicy = "chain",
-        close_error_policy: CloseErrorPolicy = "default",
-        fallback_to_soft: bool = True,
-        preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
+        poll_interval: float = INTERVAL,
         mirror: bool | None = None,
+        **options: Any,
     ) -> None:
-        self._set_up(lock_file, locals())
-
-    _own_init = __init__
+        own = {"timeout": timeout, "mode": mode, "thread_local": thread_local, "blocking": blocking}
+        own |= {"is_singleton": is_singleton, "poll_interval": poll_interval}
+        self._set_up(lock_file, mirror, **own, **options)
 
     def acquire(
         self,
@@ -166,7 +149,7 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
         *,
         poll_intervall: float | None = None,
         blocking: bool | None = None,
-        cancel_check: Callable[[], bool] | None = None,
+        cancel_check: CancelCheck | None = None,
     ) -> AcquireReturnProxy[Self]:
         """Take the lock, or once more if it is taken; returns a context manager that releases it.
 
@@ -177,9 +160,9 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
             poll_interval = poll_intervall
         hold: Hold = self._mine.hold if self._pid == getpid() else self._inherited()
         seconds = hold.wait if timeout is None and blocking is None else hold.seconds(timeout, blocking)
-        if seconds != seconds:  # a default of NaN, which is an error only for a call that waits
-            seconds = hold.seconds(None, None)
-        interval = hold.interval if poll_interval is None else check_interval(poll_interval)
+        interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
+        if seconds != seconds:
+            raise ValueError("timeout must be a number of seconds, not nan")
         if not hold.gate.acquire(False):
             seconds = self._pass(hold, seconds, interval, cancel_check)
         before = hold.count if hold.count and hold.held else 0
@@ -195,15 +178,12 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
         finally:
             hold.gate.release()
 
-    def _take(
-        self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
-    ) -> None:
+    def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
+        if hold.logs:
+            cancel_check = self._noting(cancel_check)
         try:
-            if cancel_check is None:
-                lock.acquire(seconds)
-            else:
-                lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
+            lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
             raise self._too_late(seconds) from exc
         except AlreadyHeld:
@@ -211,11 +191,13 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
         finally:
             hold.busy = ""
         hold.count = 1
-        if self._hook is not None or hold.logs:
-            self._is_taken(hold)
+        if hold.logs:
+            self._log("Lock %s acquired on %s")
+        if self._hook is not None:
+            self._hook(lock.fileno())  # which may take it once more
 
     def _pass(
-        self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
+        self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None
     ) -> float | None:
         """Wait until no other thread is taking this very object's lock; returns the seconds that are left."""
         deadline = None if seconds is None else monotonic() + seconds
@@ -264,7 +246,8 @@ class UnixFileLock(Core, _Base):  # type: ignore[misc]
         try:
             self.release()
         except BaseException as failure:
-            self._reconcile(exc, failure)
+            if exc is not None:
+                self._show_both("lock body and release both failed", exc, failure)
             raise
 
 
@@ -278,13 +261,15 @@ class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
 
 
 if SUPPORTED:
+    os.register_at_fork(after_in_child=_open_gate)
     _original.UnixFileLock.register(UnixFileLock)
     FileLock = UnixFileLock
 else:
     UnixFileLock = _original.UnixFileLock  # type: ignore[misc,assignment]
     FileLock = _original.FileLock  # type: ignore[misc,assignment]
 
-__all__ = list(_original.__all__)  # of whatever version is installed
+__all__: list[str] = []
+__all__ += _original.__all__  # of whatever version is installed
 
 
 def __getattr__(name: str) -> Any:

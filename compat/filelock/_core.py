@@ -1,4 +1,8 @@
-"""What the blocking and the awaited locks share: what they keep, and the name that a path has now."""
+"""What the blocking and the awaited locks share: their options, and the name that a path has now.
+
+filelock itself checks, keeps and shows the options: a lock that was given any but the plainest carries one of
+filelock's, which is never acquired.  So they mean what they mean in the version that is installed.
+"""
 
 from __future__ import annotations
 
@@ -8,109 +12,125 @@ import os
 import stat
 from logging import DEBUG, getLogger
 from os import getpid
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
-from warnings import warn
+from warnings import catch_warnings, simplefilter, warn
 
-from filelock import Timeout, __version__
+import filelock
+from filelock import Timeout
 
-from pidabs import Lock
-
-from ._state import (
-    DEFAULTS,
-    UNSET_MODE,
-    Hold,
-    PerThread,
-    Shared,
-    check_blocking,
-    check_interval,
-    check_lifetime,
-    check_options,
-    number,
-)
+from ._hold import Hold, PerThread, QuietLock, checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from filelock import CloseErrorPolicy, ContextErrorPolicy
+    from pidabs import Lock
 
     Path = str | os.PathLike[str]
+    CancelCheck = Callable[[], bool]
 
-LOGGER = getLogger("filelock")
-debugging = LOGGER.isEnabledFor
-_NEW_IN_A_CHILD = int(__version__.partition(".")[0]) >= 4
-"""filelock 4 refuses a lock that was inherited across a fork; 3 lets the child use it, and so do we then."""
+    class _Shown:
+        timeout: float
+        blocking: bool
+        poll_interval: float
+
+else:
+    _Shown = object
+
+_LOGGER = getLogger("filelock")
+_NEW_IN_A_CHILD = int(filelock.__version__.partition(".")[0]) >= 4
+"""4 refuses a lock that was inherited across a fork; 3 lets the child use it, and so do we then."""
+
+UNSET_MODE = -1
+INTERVAL = 0.05
+_PLAIN = {"timeout": -1, "mode": UNSET_MODE, "blocking": True, "poll_interval": INTERVAL, "is_singleton": False}
+
+_SINCE_3_13 = {
+    "blocking": True,
+    "poll_interval": INTERVAL,
+    "lifetime": None,
+    "context_error_policy": "chain",
+    "close_error_policy": "default",
+    "fallback_to_soft": True,
+    "preserve_lock_file": False,
+    "on_acquired": None,
+}
+"""Options, with their defaults, that an older filelock does not know; then they are kept as they are, unchecked."""
 
 
-class Core:
+class Core(_Shown):
     """What the blocking and the awaited locks share."""
 
-    _defaults: ClassVar[dict[str, Any]] = DEFAULTS
-    _holder = "FileLock instance in this thread"
+    _original: ClassVar[Any] = filelock.UnixFileLock
+    _later: ClassVar[dict[str, Any]] = {}
+    _thread_local: ClassVar[bool] = True
+    _holder: ClassVar[str] = "FileLock instance in this thread"
 
-    def _set_up(self, lock_file: Path, options: dict[str, Any]) -> None:
-        options = {name: options[name] for name in self._defaults}
+    def _set_up(self, lock_file: Path, mirror: bool | None, **options: Any) -> None:
         self._file: str = os.fspath(lock_file)
         self._dir = os.path.dirname(self._file) or os.curdir
-        self._given = check_options(options, type(self).__name__, 5)
-        self._hook: Callable[[int], None] | None = options["on_acquired"]
-        self._start_afresh()
-        self._pid = getpid()  # last: an object that failed to be built has nothing to release
+        self._relative = not os.path.isabs(self._dir)
+        self._mirror = os.environ.get("PIDABS_MIRROR") == "1" if mirror is None else mirror
+        default = {**_PLAIN, "thread_local": self._thread_local}
+        self._told = {name: value for name, value in options.items() if value is not default.get(name)}
+        self._hook: Callable[[int], None] | None = options.get("on_acquired")
+        self._groups = options.get("context_error_policy") == "group"
+        if all(name in ("timeout", "blocking") and checked(name, value) is value for name, value in self._told.items()):
+            self._start_afresh(options["timeout"], options["blocking"], INTERVAL)
+        else:
+            self._start_afresh(self.timeout, self.blocking, self.poll_interval)
 
-    def _start_afresh(self) -> None:
+    def _start_afresh(self, *defaults: Any) -> None:
+        self._pid = getpid()
         self._holds: list[Hold] = []
-        kind = PerThread if self._given["thread_local"] else Shared
-        self._mine: PerThread | Shared = kind(self._given, self._holds)
+        per_thread = self._told.get("thread_local", self._thread_local)
+        self._mine: Any = (
+            PerThread(self._holds, *defaults) if per_thread else SimpleNamespace(hold=Hold(None, *defaults))
+        )
 
-    def _options(self) -> dict[str, Any]:
-        hold = self._mine.hold
-        now = {"timeout": hold.timeout, "blocking": hold.blocking, "poll_interval": hold.interval}
-        return {**self._given, **now}
+    @property
+    def _options(self) -> Any:
+        """filelock's own lock, made when first needed."""
+        kept = self.__dict__.get("_kept")
+        if kept is None:
+            known = {name: value for name, value in self._told.items() if name not in self._later}
+            kept = self.__dict__.setdefault("_kept", self._original(self._file, **known))
+        return kept
 
     def _is_now(self, name: str) -> bool:
         """For a singleton: whether it stands for this name still, after a chdir, say."""
-        hold = self._mine.hold
-        if self._pid != getpid():
-            return False
-        return (hold.lock.name if hold.lock is not None and hold.held else canonical(self._file)) == name
-
-    # How a lock is taken ---------------------------------------------------------------------------------------------
+        lock = self._mine.hold.lock
+        return (lock.name if lock is not None and lock.held else canonical(self._file)) == name
 
     def _inherited(self) -> Hold:
         """In a forked child."""
         if _NEW_IN_A_CHILD:
             reason = "was inherited across fork; construct a new instance"
             raise RuntimeError(f"{type(self).__name__} on {self._file} {reason}")
-        self._pid = getpid()
-        self._start_afresh()
-        return self._mine.hold
+        self._start_afresh(self.timeout, self.blocking, self.poll_interval)
+        hold: Hold = self._mine.hold
+        return hold
 
-    def _lock_of(self, hold: Hold) -> Lock:
-        """The lock by the name that its path has now.  As filelock does, makes the directory."""
+    def _begin(self, hold: Hold) -> Lock:
+        """The lock to wait for, by the name that its path has now.  As filelock does, makes the directory."""
+        if hold.busy:  # we are a signal handler, or a finalizer, on top of the acquire or release itself
+            reason = f"is acquired again while this thread's {hold.busy} of it waits"
+            raise RuntimeError(f"Deadlock: lock '{self._file}' {reason}")
         try:
             status = os.stat(self._dir)
         except FileNotFoundError:
             os.makedirs(self._dir, exist_ok=True)
             status = os.stat(self._dir)
-        where: tuple[object, ...] = (status.st_ino, status.st_dev)
-        if self._dir[0] != "/":
+        where: tuple[object, ...] = status[1:3]  # st_ino and st_dev
+        if self._relative:
             where += (os.getcwd(),)
         if where != hold.where or hold.lock is None:
             _refuse_what_is_no_file(self._file)
-            hold.lock = Lock(os.path.join(os.curdir, self._file), mirror=self._given["mirror"])
+            hold.lock = QuietLock(os.path.join(os.curdir, self._file), mirror=self._mirror)
             hold.where = where
-        return hold.lock
-
-    def _begin(self, hold: Hold) -> Lock:
-        """The lock to wait for."""
-        if hold.busy:  # a signal handler, or a collected object's __del__, on top of the acquire or release itself
-            reason = f"is acquired again while this thread's {hold.busy} of it waits"
-            raise RuntimeError(f"Deadlock: lock '{self._file}' {reason}")
-        hold.logs = debugging(DEBUG)
-        if hold.logs:
-            self._log("Attempting to acquire lock %s on %s")
-        lock = self._lock_of(hold)
+        hold.logs = _LOGGER.isEnabledFor(DEBUG)
         hold.busy = "acquire"
-        return lock
+        return hold.lock
 
     def _counts_down(self, hold: Hold, force: bool) -> bool:
         """Whether that was the last of it, and the lock is to be released."""
@@ -124,54 +144,47 @@ class Core:
         return hold.count > 0
 
     def _log(self, message: str) -> None:
-        LOGGER.debug(message, id(self), self._file)
+        _LOGGER.debug(message, id(self), self._file)
 
-    def _reconcile(self, body: BaseException | None, failure: BaseException) -> None:
-        """Leaving the block failed, and its body may have, too: `context_error_policy` says how both are shown."""
-        if body is not None and self._given["context_error_policy"] == "group":
-            group: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.11's
-            if group is not None:
-                raise group("lock body and release both failed", (body, failure)) from None
+    def _noting(self, cancel_check: CancelCheck | None) -> CancelCheck:
+        """The check, which is asked before each wait, logging so."""
+        self._log("Attempting to acquire lock %s on %s")
+
+        def check() -> bool:
+            cancelled = cancel_check is not None and cancel_check()
+            self._log(
+                "Cancellation requested for lock %s on %s" if cancelled else "Lock %s not acquired on %s, waiting"
+            )
+            return cancelled
+
+        return check
 
     def _too_late(self, seconds: float | None) -> Timeout:
-        self._log(
-            "Failed to immediately acquire lock %s on %s" if seconds == 0 else "Timeout on acquiring lock %s on %s"
-        )
+        self._log(f"{'Timeout on acquiring' if seconds else 'Failed to immediately acquire'} lock %s on %s")
         return Timeout(self._file)
 
     def _would_deadlock(self) -> RuntimeError:
         remedy = "Use is_singleton=True to enable reentrant locking across instances."
         return RuntimeError(f"Deadlock: lock '{self._file}' is already held by a different {self._holder}. {remedy}")
 
-    def _is_taken(self, hold: Hold) -> None:
-        """It is ours: tell those who want to know.  The hook may take it once more."""
-        if hold.logs:
-            self._log("Lock %s acquired on %s")
-        if self._hook is not None and hold.lock is not None:
-            try:
-                self._hook(hold.lock.fileno())
-            except BaseException:
-                hold.let_go()
-                raise
-
-    def __del__(self, _getpid: Callable[[], int] = getpid) -> None:
-        if self.__dict__.get("_pid") == _getpid():
-            for hold in self._holds:
-                if hold.count:
-                    hold.let_go()
-
-    # What a lock says of itself --------------------------------------------------------------------------------------
+    def _show_both(self, message: str, first: BaseException, second: BaseException) -> None:
+        """Of two failures one would hide the other: `context_error_policy` may be to raise them as a group."""
+        group: Any = getattr(builtins, "BaseExceptionGroup", None)  # Python 3.11's
+        if self._groups and group is not None:
+            if second.__context__ is first or _alike(second, second.__context__):
+                second.__context__ = None
+            raise group(message, (first, second)) from None
 
     @property
     def is_locked(self) -> bool:
         """Whether this object holds the lock; if it is thread-local, whether this thread does through it."""
-        return self._mine.hold.held
+        # A callback of os.register_at_fork comes before those by which a child's descriptors are closed.
+        return self._mine.hold.held and self._pid == getpid()
 
     @property
     def lock_counter(self) -> int:
         """How often it was acquired and not yet released."""
-        hold = self._mine.hold
-        return hold.count if hold.held else 0
+        return self._mine.hold.count if self.is_locked else 0
 
     @property
     def lock_file(self) -> str:
@@ -179,87 +192,73 @@ class Core:
         return self._file
 
     @property
-    def timeout(self) -> float:
-        """The default of `acquire`, in seconds; if thread-local, this thread's, as are the next three."""
-        return self._mine.hold.timeout
-
-    @timeout.setter
-    def timeout(self, value: float | str) -> None:
-        if isinstance(value, (str, bytes, bytearray)):
-            warn("setting timeout from a string is deprecated; pass a number", DeprecationWarning, stacklevel=2)
-            value = float(value)
-        self._mine.hold.expect(number("timeout", value), self.blocking)
+    def is_singleton(self) -> bool:
+        return bool(self._told.get("is_singleton", False))
 
     @property
-    def blocking(self) -> bool:
-        return self._mine.hold.blocking
+    def has_explicit_mode(self) -> bool:
+        return "mode" in self._told
 
-    @blocking.setter
-    def blocking(self, value: bool) -> None:
-        check_blocking(value)
-        self._mine.hold.expect(self.timeout, value)
-
-    @property
-    def poll_interval(self) -> float:
-        """How often `cancel_check` is called, in seconds."""
-        return self._mine.hold.interval
-
-    @poll_interval.setter
-    def poll_interval(self, value: float) -> None:
-        self._mine.hold.interval = check_interval(value)
+    def is_thread_local(self) -> bool:
+        return isinstance(self._mine, PerThread)
 
     @property
     def lifetime(self) -> float | None:
-        """None: no lock is taken from a live process."""
+        """None: nobody takes a lock from a live process, however old."""
         return None
 
     @lifetime.setter
     def lifetime(self, value: float | None) -> None:
-        check_lifetime(value, type(self).__name__, 3)
+        self._ignore_lifetime(value)
 
-    @property
-    def mode(self) -> int:
-        mode: int = self._given["mode"]
-        return 0o644 if mode == UNSET_MODE else mode
+    @classmethod
+    def _ignore_lifetime(cls, value: float | None) -> None:
+        """With filelock 4.2's warning, at the line of whoever called our caller."""
+        if value is not None:
+            with catch_warnings():
+                simplefilter("ignore")
+                cls._original(os.devnull, **{} if "lifetime" in cls._later else {"lifetime": value})
+            reason = "a native OS lock cannot be broken safely by file age"
+            remedy = "only SoftFileLock supports lifetime-based expiry"
+            warn(f"lifetime is ignored for {cls.__name__}: {reason}; {remedy}", stacklevel=3)
 
-    @property
-    def has_explicit_mode(self) -> bool:
-        return bool(self._given["mode"] != UNSET_MODE)
 
-    @property
-    def is_singleton(self) -> bool:
-        return bool(self._given["is_singleton"])
+def _shown(name: str) -> property:
+    """An option, which filelock's own lock keeps, checks when it is set, and shows."""
 
-    @property
-    def context_error_policy(self) -> ContextErrorPolicy:
-        policy: ContextErrorPolicy = self._given["context_error_policy"]
-        return policy
+    def show(self: Core) -> Any:
+        return self._told.get(name, self._later[name]) if name in self._later else getattr(self._options, name)
 
-    @property
-    def close_error_policy(self) -> CloseErrorPolicy:
-        policy: CloseErrorPolicy = self._given["close_error_policy"]
-        return policy
+    def set_to(self: Core, value: Any) -> None:
+        if name in self._later:
+            self._told[name] = value
+        else:
+            setattr(self._options, name, value)
+        self._mine.hold.learn(self.timeout, self.blocking, self.poll_interval)
 
-    @property
-    def fallback_to_soft(self) -> bool:
-        return bool(self._given["fallback_to_soft"])
+    return property(show, set_to)
 
-    @property
-    def preserve_lock_file(self) -> bool:
-        return bool(self._given["preserve_lock_file"])
 
-    @property
-    def on_acquired(self) -> Callable[[int], None] | None:
-        return self._hook
-
-    def is_thread_local(self) -> bool:
-        return bool(self._given["thread_local"])
+def shown_of(original: Any, later: dict[str, Any]) -> dict[str, Any]:
+    """What a base class says of its options, as this class of filelock's does."""
+    properties = {name for name in dir(original) if isinstance(getattr(original, name), property)}
+    later = {name: default for name, default in {**_SINCE_3_13, **later}.items() if name not in properties}
+    names = (name for name in {*properties, *later} if name[0] != "_" and not hasattr(Core, name))
+    return {**{name: _shown(name) for name in names}, "_original": original, "_later": later}
 
 
 def canonical(lock_file: Path) -> str:
     """The path as pidabs.Lock resolves it: the directory's symlinks, and not the last part."""
     head, tail = os.path.split(os.fspath(lock_file))
     return os.path.join(os.path.realpath(head), tail)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether it is one exception, or groups of the same ones."""
+    if type(first) is not type(second) or not hasattr(first, "exceptions"):
+        return first is second
+    ours, theirs = first.exceptions, second.exceptions
+    return first.message == second.message and len(ours) == len(theirs) and all(map(_alike, ours, theirs))
 
 
 def _refuse_what_is_no_file(path: str) -> None:
@@ -270,7 +269,6 @@ def _refuse_what_is_no_file(path: str) -> None:
         if os.path.basename(path):
             return
         raise
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if stat.S_ISLNK(mode):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    error = errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP if stat.S_ISLNK(mode) else 0
+    if error:
+        raise OSError(error, os.strerror(error), path)

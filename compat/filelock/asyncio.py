@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import copy_context
+from functools import partial
 from importlib import import_module
 from os import getpid
 from time import monotonic
@@ -16,29 +18,28 @@ from pidabs import AlreadyHeld, NotHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from . import UnixFileLock
-from ._core import Core
-from ._state import DEFAULTS, Hold, check_interval
+from . import UnixFileLock, base_of
+from ._core import INTERVAL, UNSET_MODE, Core
+from ._hold import Hold, checked
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
-    from concurrent.futures import Executor
     from types import TracebackType
 
     from filelock import AsyncAcquireReturnProxy as AsyncAcquireReturnProxy
     from filelock import AsyncSoftFileLock as AsyncSoftFileLock
-    from filelock import AsyncUnixFileLock as _AsyncBase
     from filelock import AsyncWindowsFileLock as AsyncWindowsFileLock
     from filelock import BaseAsyncFileLock as BaseAsyncFileLock
-    from filelock import CloseErrorPolicy, ContextErrorPolicy
     from typing_extensions import Self
 
-    Path = str | os.PathLike[str]
-else:
-    from . import _Base as _AsyncBase
+    from ._core import CancelCheck, Path
 
-    AsyncAcquireReturnProxy = getattr(_original, "AsyncAcquireReturnProxy", object)  # filelock 3.13 has none
+    class _AsyncBase(Core, _original.AsyncUnixFileLock): ...
+
+else:
+    _OWN = {"loop": None, "run_in_executor": True, "executor": None}
+    _AsyncBase = base_of(getattr(_original, "AsyncUnixFileLock", _original.UnixFileLock), **_OWN)
+    AsyncAcquireReturnProxy = getattr(_original, "AsyncAcquireReturnProxy", object)  # filelock 3.13 has neither
 
 
 class _Gate:
@@ -75,44 +76,28 @@ def _settle(turn: asyncio.Future[None]) -> None:
         turn.set_result(None)
 
 
-class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
-    """filelock's AsyncFileLock.  `loop`, `executor` and `run_in_executor` are kept and mean nothing."""
+class AsyncUnixFileLock(_AsyncBase):
+    """filelock's AsyncFileLock.  `executor` runs `on_acquired`, and means nothing otherwise, as does `loop`."""
 
-    _defaults: ClassVar[dict[str, Any]] = {
-        **DEFAULTS,
-        "thread_local": False,
-        "loop": None,
-        "run_in_executor": True,
-        "executor": None,
-    }
-    _holder = "BaseAsyncFileLock instance in this task"
+    _thread_local: ClassVar[bool] = False
+    _holder: ClassVar[str] = "BaseAsyncFileLock instance in this task"
 
     def __init__(
         self,
         lock_file: Path,
         timeout: float = -1,
-        mode: int = -1,
+        mode: int = UNSET_MODE,
         thread_local: bool = False,
         *,
         blocking: bool = True,
         is_singleton: bool = False,
-        poll_interval: float = 0.05,
-        lifetime: float | None = None,
-        context_error_policy: ContextErrorPolicy = "chain",
-        close_error_policy: CloseErrorPolicy = "default",
-        fallback_to_soft: bool = True,
-        preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
-        run_in_executor: bool = True,
-        executor: Executor | None = None,
+        poll_interval: float = INTERVAL,
         mirror: bool | None = None,
+        **options: Any,
     ) -> None:
-        if thread_local and run_in_executor:
-            raise ValueError("run_in_executor is not supported when thread_local is True")
-        self._set_up(lock_file, locals())
-
-    _own_init = __init__
+        own = {"timeout": timeout, "mode": mode, "thread_local": thread_local, "blocking": blocking}
+        own |= {"is_singleton": is_singleton, "poll_interval": poll_interval}
+        self._set_up(lock_file, mirror, **own, **options)
 
     async def acquire(  # type: ignore[override]
         self,
@@ -120,7 +105,7 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         poll_interval: float | None = None,
         *,
         blocking: bool | None = None,
-        cancel_check: Callable[[], bool] | None = None,
+        cancel_check: CancelCheck | None = None,
     ) -> AsyncAcquireReturnProxy:
         """Take the lock, or once more if it is taken; returns an asynchronous context manager that releases it.
 
@@ -128,8 +113,10 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         """
         hold: Hold = self._mine.hold if self._pid == getpid() else self._inherited()
         seconds = hold.seconds(timeout, blocking)
-        interval = hold.interval if poll_interval is None else check_interval(poll_interval)
-        gate = self._gate_of(hold)
+        interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
+        if seconds != seconds:
+            raise ValueError("timeout must be a number of seconds, not nan")
+        gate = _gate_of(hold)
         seconds = await self._pass(gate, seconds, interval, cancel_check)
         before = hold.count if hold.count and hold.held else 0
         try:
@@ -144,10 +131,10 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         finally:
             gate.leave()
 
-    async def _take(
-        self, hold: Hold, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
-    ) -> None:
+    async def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
+        if hold.logs:
+            cancel_check = self._noting(cancel_check)
         try:
             await lock.acquire_async(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
@@ -157,11 +144,33 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         finally:
             hold.busy = ""
         hold.count = 1
-        if self._hook is not None or hold.logs:
-            self._is_taken(hold)
+        if hold.logs:
+            self._log("Lock %s acquired on %s")
+        if self._hook is not None:
+            await self._call(self._hook, lock.fileno())
+
+    async def _call(self, hook: Callable[[int], None], fd: int) -> None:
+        if not self.run_in_executor:
+            hook(fd)
+            return
+        call = asyncio.get_running_loop().run_in_executor(self.executor, partial(copy_context().run, hook, fd))
+        cancelled = None
+        while not call.done():
+            try:
+                await asyncio.wait({call})
+            except asyncio.CancelledError as exc:  # it has the lock's descriptor, and we cannot stop it
+                cancelled = cancelled or exc
+        failure = RuntimeError("the executor was shut down") if call.cancelled() else call.exception()
+        if cancelled is None or failure is None:
+            failure = cancelled or failure
+        else:
+            self._show_both("acquire was cancelled, and on_acquired failed", cancelled, failure)
+            cancelled.__context__, failure.__context__ = failure.__context__, cancelled
+        if failure is not None:
+            raise failure
 
     async def _pass(
-        self, gate: _Gate, seconds: float | None, interval: float, cancel_check: Callable[[], bool] | None
+        self, gate: _Gate, seconds: float | None, interval: float, cancel_check: CancelCheck | None
     ) -> float | None:
         """Wait until no other task is taking this very object's lock; returns the seconds that are left."""
         turn = gate.enter()
@@ -185,7 +194,7 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         hold = self._mine.hold
         if self._pid != getpid() or not hold.count:
             return
-        gate = self._gate_of(hold)
+        gate = _gate_of(hold)
         await self._pass(gate, None, 0, None)
         try:
             if self._counts_down(hold, force) and hold.lock is not None:
@@ -199,30 +208,6 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
             pass  # lost, as `is_locked` said
         finally:
             gate.leave()
-
-    def _gate_of(self, hold: Hold) -> _Gate:
-        gate: _Gate | None = hold.turns
-        if gate is None:
-            gate = hold.turns = _Gate()
-        return gate
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        loop: asyncio.AbstractEventLoop | None = self._given["loop"]
-        return loop
-
-    @property
-    def run_in_executor(self) -> bool:
-        return bool(self._given["run_in_executor"])
-
-    @property
-    def executor(self) -> Executor | None:
-        executor: Executor | None = self._given["executor"]
-        return executor
-
-    @executor.setter
-    def executor(self, value: Executor | None) -> None:
-        self._given["executor"] = value
 
     def __enter__(self) -> Any:
         raise NotImplementedError("Use `async with`: acquire and release are coroutines.")
@@ -240,8 +225,16 @@ class AsyncUnixFileLock(Core, _AsyncBase):  # type: ignore[misc]
         try:
             await self.release()
         except BaseException as failure:
-            self._reconcile(exc, failure)
+            if exc is not None:
+                self._show_both("lock body and release both failed", exc, failure)
             raise
+
+
+def _gate_of(hold: Hold) -> _Gate:
+    gate: _Gate | None = hold.turns
+    if gate is None:
+        gate = hold.turns = _Gate()
+    return gate
 
 
 class _AsyncProxy(AsyncAcquireReturnProxy):
