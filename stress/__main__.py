@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 
 from .figures import Figures
@@ -23,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sabotage",
         choices=("exclusion", "lost", "leak", "stall", "order"),
         default="",
-        help="spoil the lock so that this trouble has to be found",
+        help="spoil the lock so that this trouble has to be found, and end when it is",
     )
     striking = commands.add_parser("signals", help="exceptions at random moments, and at every line")
     striking.add_argument("--count", type=int, default=50000, help="out of signal handlers (default: %(default)s)")
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it clears up
     figures = signals(options.count, options.seed) if options.command == "signals" else _storm(options)
     print(figures.as_json() if options.json else figures.as_table())
     return 0 if figures.passed else 1

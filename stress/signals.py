@@ -18,7 +18,6 @@ import timed
 
 from .figures import Figures
 
-MODES = ("alone", "alone, mirrored", "contended", "contended, mirrored")
 _SLOWEST = 0.5  # seconds for one exception of the timer, its failed tries included
 
 
@@ -33,10 +32,10 @@ def signals(count: int, seed: str) -> Figures:
         for kind in kinds.ALL:
             lines = _every_line(kind, Path(directory), trouble)
             figures.counts[f"{kind}: lines at which an exception was raised"] = lines
-        share = -(-count // (len(kinds.ALL) * len(MODES)))
+        share = -(-count // (len(kinds.ALL) * len(timed.MODES)))
         for kind in kinds.ALL:
             struck = 0
-            for mode in MODES:
+            for mode in timed.MODES:
                 try:
                     timed.strike(kind, mode, f"{directory}/x.pid", share, str(dice.random()), 60 + share * _SLOWEST)
                     struck += share

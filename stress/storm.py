@@ -83,7 +83,7 @@ class Storm:
             for slot in self.slots:
                 self._start(slot)
             self._looked = time.monotonic()
-            while time.monotonic() < end and self.counts["kills"] < kills:
+            while time.monotonic() < end and self.counts["kills"] < kills and not self._seen():
                 time.sleep(self.dice.random() * _PACE)
                 self._strike()
                 self._wake(time.monotonic())
@@ -93,6 +93,10 @@ class Storm:
             if spoiler.held:
                 spoiler.release()
             self._end()
+
+    def _seen(self) -> bool:
+        """What has been spoilt need not be seen twice."""
+        return bool(self.sabotage and self.arena.troubles())
 
     def _start(self, slot: Slot) -> None:
         seed = f"{self.seed}-{self.counts['workers']}"

@@ -58,9 +58,9 @@ class Worker:
         token = self.mark.enter()
         self.arena.add(self.slot, seat, ACQUIRED)
         self.look(client, "after acquire")
-        if self.sabotage == "lost" and isinstance(client.lock, pidabs.Lock) and self.dice.random() < 0.05:
+        if self.sabotage == "lost" and isinstance(client.lock, pidabs.Lock) and self.dice.random() < 0.2:
             os.close(client.lock.fileno())
-        if self.sabotage == "leak" and self.dice.random() < 0.05:
+        if self.sabotage == "leak" and self.dice.random() < 0.2:
             os.dup(0)
         return token
 
@@ -185,6 +185,8 @@ def _run(worker_arguments: tuple[Arena, int, str, str, str, str], freezer: Freez
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         warnings.simplefilter("ignore")
         for seat in range(SEATS):
             arena.set_waiting(slot, seat, False)

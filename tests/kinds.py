@@ -18,7 +18,7 @@ from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 
 from pidabs import Lock, Timeout
 
-_FOR_EVER = 10.0  # seconds; no test has it wait so long
+_FOR_EVER = 6.0  # seconds; no test has it wait so long
 
 
 class Native:

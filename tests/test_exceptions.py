@@ -31,11 +31,13 @@ from injection import (
     SCENARIOS,
     STALL,
     Acquire,
+    AcquireMirrored,
     GiveUp,
     Granted,
     HandOver,
     Injected,
     InjectedTimeout,
+    ReleaseMirrored,
     Scenario,
     Tracer,
     disturb,
@@ -57,11 +59,14 @@ pytestmark = [
 ]
 
 EVERYTHING = os.environ.get("PIDABS_INJECT") == "all"
+OTHERS = [kind for kind in kinds.ALL if kind != "Lock"]
+UNCONTENDED = [AcquireMirrored, ReleaseMirrored]
 
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scenario]:
-    made: Scenario = request.param(tmp_path)
+    make, *kind = request.param if isinstance(request.param, tuple) else (request.param,)
+    made: Scenario = make(tmp_path, *kind)
     yield made
     made.close()
 
@@ -71,6 +76,15 @@ def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scenari
 def test_exception_at_every_line(scenario: Scenario, kind: type[BaseException]) -> None:
     nth = 1
     while traced(scenario, nth, "line", kind):
+        nth += 1
+    assert nth > 15
+
+
+@pytest.mark.parametrize("scenario", [(make, kind) for kind in OTHERS for make in UNCONTENDED], indirect=True)
+def test_exception_at_every_line_of_the_others(scenario: Scenario) -> None:
+    """`python -m stress signals` does it in every scenario."""
+    nth = 1
+    while traced(scenario, nth, "line", InjectedTimeout):
         nth += 1
     assert nth > 15
 
@@ -209,12 +223,13 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
 # Real signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["alone", "alone, mirrored", "contended", "contended, mirrored"])
-@pytest.mark.parametrize("kind", kinds.ALL)
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*(("Lock", mode) for mode in timed.MODES), *((kind, timed.MODES[-1]) for kind in OTHERS)]
+)
 def test_signal_handler_that_raises_at_any_time(kind: str, mode: str, tmp_path: Path) -> None:
     seed = str(random.getrandbits(32))
     print("seed", seed)
-    timed.strike(kind, mode, str(tmp_path / "x.pid"), 1000 if EVERYTHING else 100, seed)
+    timed.strike(kind, mode, str(tmp_path / "x.pid"), 2000 if EVERYTHING else 200, seed)
 
 
 WAIT = """

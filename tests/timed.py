@@ -21,6 +21,7 @@ from support import child
 
 import pidabs
 
+MODES = ("alone", "alone, mirrored", "contended", "contended, mirrored")
 _TRIES = 80  # for each exception that is to strike, at the most
 _RIVALS = 2
 
@@ -50,7 +51,7 @@ HIT = f"""
 def strike(kind: str, mode: str, path: str, count: int, seed: str, patience: float = 90.0) -> int:
     """Hit a process until so many exceptions have struck, and see to it that all is well: how many tries it took.
 
-    `mode` may hold the words "contended" and "mirrored".  Raises AssertionError.
+    Raises AssertionError.
     """
     with ExitStack() as stack:
         contended = "contended" in mode
