@@ -105,9 +105,8 @@ class Tracer:
             self.seen += 1
             if self.seen == self.nth:
                 code = frame.f_code
-                self.where = (
-                    f"{self.event} {self.nth}, {os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
-                )
+                file = os.path.basename(code.co_filename)
+                self.where = f"{self.event} {self.nth}, {file}:{frame.f_lineno} {code.co_name}"
                 raise self.kind(self.where)
         return self._local
 
@@ -227,12 +226,12 @@ def queue_of(address: bytes) -> list[int]:
 SCENARIOS = [
     Acquire,
     AcquireMirrored,
+    Release,
+    ReleaseMirrored,
     TryInVain,
     GiveUp,
     Granted,
     GrantedMirrored,
-    Release,
-    ReleaseMirrored,
     HandOver,
     HandOverPastTheDead,
 ]

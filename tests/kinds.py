@@ -35,7 +35,7 @@ class Native:
 
     @property
     def held(self) -> bool:
-        return self.lock.held
+        return bool(self.lock.held)
 
     def release(self) -> None:
         self.lock.release()
@@ -60,7 +60,7 @@ class PidFile:
 
     @property
     def held(self) -> bool:
-        return self.lock.i_am_locking()
+        return bool(self.lock.i_am_locking())
 
     def release(self) -> None:
         self.lock.release()
