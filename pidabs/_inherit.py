@@ -150,6 +150,15 @@ def _has_spoken(sock: socket) -> bool:
 _fork = _Fork()
 
 
+def is_moving(lock: Movable) -> bool:
+    """Whether a fork under way may give this lock to its child.
+
+    Who hands it to a waiter then makes two holders.  Other threads wait for `guard`; this tells the thread that forks,
+    whose signal handler may release.
+    """
+    return lock in _fork.locks and not _fork.done
+
+
 def _before() -> None:
     global _fork
     if _fork.done:

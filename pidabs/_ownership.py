@@ -10,7 +10,7 @@ import sys
 from _thread import get_ident
 from time import monotonic
 
-from . import _descriptors, _held, _linux, _queue
+from . import _descriptors, _held, _inherit, _linux, _queue
 from ._descriptors import Socket
 from ._drive import FOR_EVER
 from ._errors import AlreadyHeld, MirrorError, Unsupported
@@ -70,7 +70,7 @@ class Ownership:
         return ask(self.address)
 
     def _seconds(self, timeout: float | EllipsisType | None) -> float | None:
-        return self._timeout if timeout is ... else _checked(timeout)
+        return self._timeout if timeout is ... else None if timeout is None else _checked(timeout)
 
     def _begin(self, seconds: float | None, task: object, hand: list[Socket]) -> Steps[bool] | None:
         """Take the lock if it is free; else the steps that wait for it, and say whether it was taken in time."""
@@ -103,13 +103,19 @@ class Ownership:
                 raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
 
     def _drop(self, sock: Socket | None) -> Socket | None:
-        """Give up what is held: the listener to hand over, None if nothing is."""
-        # Of two threads that release, one finds it.
-        if sock is None or not _descriptors.is_listener(sock, self.address) or _held.held.pop(sock, None) is None:
-            return None
-        self._sock = None  # before another thread is granted the lock through this object
-        if self._mirror is not None:
-            self._mirror.remove()
+        """Give up what is held, and close it if nobody waits: the listener, None if nothing is held."""
+        with _descriptors.guard:  # not while another thread forks: the lock may be moving to the child
+            # Of two threads that release, one finds it.
+            if sock is None or not _descriptors.is_listener(sock, self.address) or _inherit.is_moving(self):
+                return None
+            if _held.held.pop(sock, None) is None:
+                return None
+            self._sock = None  # before another thread is granted the lock through this object
+            if self._mirror is None:
+                _queue.close_if_idle(sock)
+                return sock
+        self._mirror.remove()  # before another process takes the lock, and writes its own
+        _queue.close_if_idle(sock)
         return sock
 
     def _is_mine(self, task: object) -> bool:
@@ -171,6 +177,8 @@ class Ownership:
     def _why_not_held(self) -> str:
         if self._sock is None:
             return f"cannot release lock {self.name!r}: it is not held by this object"
+        if _inherit.is_moving(self):
+            return f"cannot release lock {self.name!r}: a fork in `with lock.across_fork()` is moving it to the child"
         return (
             f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless "
             "told files_preserve=[lock], or the process forked without `with lock.across_fork()`"

@@ -10,8 +10,8 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
               who has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
 
 Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get
-the lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its
-grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
+the lock in the order they joined, and no newcomer overtakes one who waited when the release began.  When a holder, or
+the next owner before it reads its grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
 
 Kernel facts relied on: an abstract name is free as soon as the last reference to its socket is gone, then every pending
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
@@ -217,14 +217,12 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
         _descriptors.abandon(conn)
 
 
-def close_if_idle(listener: Socket) -> bool:
-    """Free the lock if nobody waits: whether it is free now.  Who joins in between is woken by the close."""
+def close_if_idle(listener: Socket) -> None:
+    """Free the lock if nobody waits.  Who joins in between is woken by the close."""
     poller = poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
-    idle = not poller.poll(0)
-    if idle:
+    if not poller.poll(0):
         _descriptors.close(listener)
-    return idle
 
 
 def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
@@ -276,6 +274,8 @@ def _grant(conn: Socket, listener: Socket) -> bool:
             raise
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
+    # Before the new owner can run: until this copy is closed the name stays taken, though he may have freed the lock.
+    _descriptors.abandon(listener)
     os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
     return True
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import HOLD, child, must_block, open_descriptors, wait_until
+from support import HOLD, STILL_BLOCKED_AFTER, child, must_block, open_descriptors, wait_until
 
 import pidabs
 from pidabs import _descriptors
@@ -522,6 +522,59 @@ def test_child_that_is_gone_before_its_hook_moves_nothing(name: str) -> None:
     with child(code, args=(name,)) as process:
         process.expect("7 True True")
         process.expect("False")
+
+
+RELEASED_IN_FORK = """
+import os, signal, threading, time
+os.register_at_fork(after_in_child=lambda: time.sleep(0.4) if armed else None)  # before ours: the parent waits so long
+armed = False
+import pidabs
+lock = pidabs.Lock(sys.argv[1]).acquire()
+say("held")
+listen()
+def release(*_):
+    try:
+        lock.release()
+    except pidabs.NotHeld:
+        pass
+armed = True
+if sys.argv[2] == "thread":
+    threading.Timer(0.1, release).start()
+else:
+    signal.signal(signal.SIGALRM, release)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+with lock.across_fork():
+    pid = os.fork()
+    if pid == 0:
+        say("child holds", lock.held)
+        time.sleep(0.5)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("who", ["thread", "handler"])
+def test_release_during_the_fork_does_not_hand_over_what_moves(name: str, who: str) -> None:
+    """Found by the model (drop-in-fork).
+
+    1. The parent forks, and waits for the child's word.
+    2. Meanwhile its other thread, or its signal handler, releases, and grants the lock to the waiter.
+    3. The child arrives, and holds it, too.
+    """
+    with child(RELEASED_IN_FORK, args=(name, who)) as parent:
+        parent.expect("held")
+        taken = threading.Event()
+
+        def wait() -> pidabs.Lock:
+            lock = pidabs.Lock(name).acquire(20)
+            taken.set()
+            return lock
+
+        waiting = must_block(wait)
+        parent.tell()
+        parent.expect("child holds True")
+        assert not taken.wait(STILL_BLOCKED_AFTER)
+        waiting().release()
 
 
 def test_subprocess_does_not_move_it(name: str) -> None:

@@ -221,6 +221,29 @@ def test_threads_of_the_holders_process_are_granted_at_once(name: str) -> None:
         os.close(*descriptors)
 
 
+def test_lock_that_its_next_owner_frees_at_once_is_free(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the model (free-at-once).
+
+    1. A grants the lock to B, and has not come to run again.  2. B frees it.  3. Nobody holds it: a single try has to
+    succeed.  As long as A had its copy of the listener it failed, every second time.
+    """
+    lock = pidabs.Lock(name).acquire()
+    took = []
+
+    def meanwhile() -> None:
+        assert granted(waiter)[0] == b"O"
+        word, descriptors = granted(waiter)
+        assert word == b"L"
+        os.close(*descriptors)
+        took.append(pidabs.Lock(name).acquire(timeout=0))
+
+    with raw() as waiter:
+        play_waiter(waiter, name)
+        monkeypatch.setattr(os, "sched_yield", meanwhile)  # where the releaser lets the next owner run
+        lock.release()
+        took.pop().release()
+
+
 def test_threads_and_processes_stand_in_one_queue(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name) as (first,):
