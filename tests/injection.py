@@ -239,7 +239,7 @@ SCENARIOS = [
 
 def disturb(scenario: Scenario, call: Callable[[], None]) -> None:
     """Run `call`, out of which Injected may come, and check all that is promised."""
-    before = open_descriptors()
+    before, strangers = open_descriptors(), []
     scenario.before()
     try:
         call()
@@ -248,7 +248,6 @@ def disturb(scenario: Scenario, call: Callable[[], None]) -> None:
         strangers = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]  # they get the numbers that have become free
     else:
         everything_works(scenario)
-        strangers = []
     # The exception is gone now, and with it the objects that it kept alive.
     for fd in strangers:
         assert os.readlink(f"/proc/self/fd/{fd}") == "/dev/null", "a stranger's file was closed"
