@@ -148,6 +148,8 @@ class Ownership:
             try:
                 self._mirror.write()
             except OSError as exc:
+                if exc.errno is None:  # a signal handler's
+                    raise
                 reason = f"its PID file {self._mirror.path!r} cannot be written: {exc.strerror}"
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 
