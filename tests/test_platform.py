@@ -184,7 +184,7 @@ def test_the_stand_ins_in_a_sandbox(call: str, number: int, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@has_filter
+@has_seccomp
 @sandboxes
 def test_filelocks_stand_in_in_a_sandbox(call: str, number: int, tmp_path: Path) -> None:
     code = (
@@ -193,7 +193,7 @@ def test_filelocks_stand_in_in_a_sandbox(call: str, number: int, tmp_path: Path)
     from pidabs.compat.filelock import AsyncFileLock, FileLock
     loop = asyncio.new_event_loop()
     """
-        + SECCOMP.lstrip()
+        + DENIED.lstrip()
         + """
     lock = FileLock("x.lock")
     awaited = AsyncFileLock("x.lock")
