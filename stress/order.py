@@ -112,7 +112,7 @@ def look(path: str, rounds: int, seed: str, sabotage: str) -> tuple[dict[str, in
             counts["rounds of queueing"] += 1
             if found == expected:
                 counts["grants in order"] += len(found)
-            elif starved > _STARVED and sorted(found) == sorted(expected):
+            elif starved > _STARVED and not sabotage and sorted(found) == sorted(expected):
                 counts["of these, starved of CPU"] += 1
             else:
                 trouble.append(f"inversion in round {number}: joined {expected}, served {found}")

@@ -57,9 +57,7 @@ def _every_line(kind: str, directory: Path, trouble: list[str]) -> int:
                 try:
                     if not injection.traced(scenario, nth, "line", exception):
                         break
-                except BaseException as exc:
-                    if isinstance(exc, KeyboardInterrupt):
-                        raise
+                except (Exception, injection.Injected) as exc:
                     what = traceback.format_exception_only(exc)[-1].strip()
                     trouble.append(f"held or free: {kind}, {make.__name__}, {exception.__name__}, line {nth}: {what}")
                     scenario.close()

@@ -230,7 +230,7 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
 def test_signal_handler_that_raises_at_any_time(kind: str, mode: str, tmp_path: Path) -> None:
     seed = str(random.getrandbits(32))
     print("seed", seed)
-    timed.strike(kind, mode, str(tmp_path / "x.pid"), 2000 if EVERYTHING else 200, seed)
+    timed.strike(kind, mode, str(tmp_path / "x.pid"), 2000 if EVERYTHING else 100, seed)
 
 
 WAIT = """

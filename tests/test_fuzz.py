@@ -201,31 +201,39 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-@st.composite
-def attribute(draw: Any) -> bytes:
+# Built once: a strategy that is made anew for each draw takes most of the time.
+lies = st.one_of(st.none(), st.none(), u32)
+
+
+def attribute(kind: int, payload: bytes, lie: int | None) -> bytes:
     """One attribute; its length may lie."""
-    payload = draw(st.binary(max_size=40) | st.just(PREFIX + b":x"))
-    length = draw(st.one_of(st.just(4 + len(payload)), st.just(4 + len(payload)), u16))
-    return padded(struct.pack("=HH", length, draw(st.sampled_from([0, 3, 4, 7]) | u16)) + payload)
+    return padded(struct.pack("=HH", 4 + len(payload) if lie is None else lie & 0xFFFF, kind) + payload)
 
 
-@st.composite
-def diagnosed(draw: Any) -> bytes:
+def diagnosed(kind: int, state: int, attributes: list[bytes], cut: int | None) -> bytes:
     """A unix_diag_msg and its attributes, possibly cut short."""
-    fixed = struct.pack("=BBBBIII", 1, draw(st.sampled_from([1, 2, 5])), draw(st.sampled_from([7, 10])), 0, 4711, 0, 0)
-    whole = fixed + b"".join(draw(st.lists(attribute(), max_size=5)))
-    return whole[: draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))]
+    whole = struct.pack("=BBBBIII", 1, kind, state, 0, 4711, 0, 0) + b"".join(attributes)
+    return whole if cut is None else whole[: cut % (len(whole) + 1)]
 
 
-@st.composite
-def message(draw: Any) -> bytes:
-    payload = draw(diagnosed() | st.binary(max_size=40))
-    kind = draw(st.sampled_from([20, 20, 20, 2, 3]) | u16)
-    length = draw(st.one_of(st.just(16 + len(payload)), st.just(16 + len(payload)), u32))
-    return padded(struct.pack("=IHHII", length, kind, draw(st.sampled_from([2, 0x12]) | u16), 1, 0) + payload)
+def message(payload: bytes, kind: int, flags: int, lie: int | None) -> bytes:
+    return padded(struct.pack("=IHHII", 16 + len(payload) if lie is None else lie, kind, flags, 1, 0) + payload)
 
 
-datagrams = st.lists(st.lists(message(), max_size=4).map(b"".join) | st.binary(max_size=100), max_size=6)
+attributes = st.builds(
+    attribute, st.sampled_from([0, 3, 4, 7]) | u16, st.binary(max_size=40) | st.just(PREFIX + b":x"), lies
+)
+sockets = st.builds(
+    diagnosed, st.sampled_from([1, 2, 5]), st.sampled_from([7, 10]), st.lists(attributes, max_size=5), lies
+)
+messages_sent = st.builds(
+    message,
+    sockets | st.binary(max_size=40),
+    st.sampled_from([20, 20, 20, 2, 3]) | u16,
+    st.sampled_from([2, 0x12]),
+    lies,
+)
+datagrams = st.lists(st.lists(messages_sent, max_size=4).map(b"".join) | st.binary(max_size=100), max_size=6)
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
 
 
