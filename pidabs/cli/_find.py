@@ -19,15 +19,15 @@ import errno
 import os
 from time import sleep
 
-from .. import Holder, Lock, _descriptors, _diag, _holder, _linux
+from .. import Holder, Lock, _descriptors, _diag, _linux
 from .._names import PREFIX, parse
 from . import UNKNOWN
+from ._proc import has_open, is_open, openers, running
 from ._text import complain, cut, quoted, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
 _POLITE = 16
 _MOST = 512
@@ -43,10 +43,6 @@ class Found:
 
     `running` is how long, in seconds, its process has been running: it cannot have held the lock for longer.
     """
-
-    __slots__ = (
-        "address", "command", "dead", "inode", "listening", "moved", "name", "pid", "running", "scope", "uid", "waiters", "why",
-    )  # fmt: skip
 
     def __init__(self, listed: _diag.Listed, name: str, scope: str | None, queue: list[int] | None) -> None:
         self.name = name
@@ -120,7 +116,7 @@ def _inspect(address: bytes, name: str) -> Found | None:
         found = Found(listed, name, (parse(address) or ("", None))[1], _queue(listed.inode))
         if found.dead < _POLITE and _ask(found, {}):
             break
-        if _look(found, _openers({found.inode}).get(found.inode, {}), {}):
+        if _look(found, openers({found.inode}).get(found.inode, {}), {}):
             break
         if not found.why and _ask(found, {}):
             break
@@ -134,13 +130,13 @@ def every() -> list[Found]:
     try:
         locks = [(listed, parsed) for listed in _diag.sockets(PREFIX) if (parsed := parse(listed.address)) is not None]
         queues = _queues() if locks else {}
-        openers = _openers({listed.inode for listed, _ in locks}) if locks else {}
+        seen_in = openers({listed.inode for listed, _ in locks}) if locks else {}
         seen: dict[int, Holder | None] = {}
         found = []
         moved = 0
         for listed, (name, scope) in locks:
             lock = Found(listed, name, scope, queues.get(listed.inode))
-            theirs = openers.get(lock.inode, {})
+            theirs = seen_in.get(lock.inode, {})
             if not _look(lock, theirs, seen) and not _ask(lock, theirs):
                 _look(lock, theirs, seen)  # now that we know who made it
             if lock.pid is None and lock.moved and moved < _MOST_MOVED:
@@ -153,18 +149,6 @@ def every() -> list[Found]:
     except OSError as exc:
         raise unknown(exc) from exc
     return sorted(found, key=lambda lock: (lock.name, lock.scope or ""))
-
-
-def has_open(pid: int, inode: int) -> bool | None:
-    """Whether that process has the socket open; None if that cannot be seen."""
-    if not _holder._proc_is_ours():
-        return None
-    try:
-        return any(_is_open(pid, fd, inode) for fd in os.listdir(f"/proc/{pid}/fd"))
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    except OSError:
-        return None
 
 
 def _queue(inode: int) -> list[int] | None:
@@ -181,46 +165,16 @@ def _queues() -> dict[int, list[int]]:
         return {}
 
 
-def _openers(inodes: set[int]) -> dict[int, dict[int, str]]:
-    """Inode -> the processes that are seen to have it open, and as which descriptor.
-
-    Without this one, which may have inherited it from who asks."""
-    found: dict[int, dict[int, str]] = {}
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    for pid, fd, target in _open_files():
-        if target in wanted:
-            found.setdefault(wanted[target], {})[pid] = fd
-    return found
-
-
-def _open_files() -> Iterator[tuple[int, str, str]]:
-    if not _holder._proc_is_ours():
-        return
-    ours = os.getpid()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == ours:
-            continue
-        directory = f"/proc/{entry}/fd"
-        try:
-            for fd in os.listdir(directory):
-                try:
-                    yield int(entry), fd, os.readlink(f"{directory}/{fd}")
-                except OSError:
-                    pass  # closed meanwhile
-        except OSError:
-            pass  # gone meanwhile, or not to be seen
-
-
-def _look(found: Found, openers: dict[int, str], seen: dict[int, Holder | None]) -> bool:
+def _look(found: Found, theirs: dict[int, str], seen: dict[int, Holder | None]) -> bool:
     """Whether one process alone is seen to have the lock: then it is the holder.  `seen` keeps handles, few of them."""
-    if len(openers) != 1:
+    if len(theirs) != 1:
         return False
-    ((pid, fd),) = openers.items()
+    ((pid, fd),) = theirs.items()
     if pid not in seen:
         seen.clear()  # a descriptor each
         seen[pid] = _handle(pid)
     holder = seen[pid]
-    if holder is None or holder.uid is None or holder.uid != found.uid or not _is_open(pid, fd, found.inode):
+    if holder is None or holder.uid is None or holder.uid != found.uid or not is_open(pid, fd, found.inode):
         return False
     _describe(found, holder)
     return True
@@ -238,8 +192,8 @@ def _handle(pid: int) -> Holder | None:
     return Holder(pid, uid, None, pidfd=pidfd)
 
 
-def _ask(found: Found, openers: dict[int, str]) -> bool:
-    """Ask over a connection: whether the answer is certain.  `openers` is what is known already, if anything."""
+def _ask(found: Found, theirs: dict[int, str]) -> bool:
+    """Ask over a connection: whether the answer is certain.  `theirs`: who is seen to have it, if known."""
     if not found.listening:
         found.why = "it does not listen, so it cannot be asked who it is"
     if found.dead >= _MOST:
@@ -265,7 +219,7 @@ def _ask(found: Found, openers: dict[int, str]) -> bool:
     if pidfd is None:  # before Linux 6.5, or it has been reaped
         pidfd = _linux.attempt(os.pidfd_open, pid) if hasattr(os, "pidfd_open") else None
     holder = Holder(pid, uid, gid, pidfd=pidfd)
-    has = pid in openers or has_open(pid, found.inode)
+    has = pid in theirs or has_open(pid, found.inode)
     if not given and has is None:
         holder = Holder(pid, uid, gid)  # the pid may be another's by now: nothing more is said about it
     if has is False or (given and holder.wait(0)):
@@ -282,20 +236,5 @@ def _describe(found: Found, holder: Holder) -> None:
     found.moved = False
     found.command = holder.command
     if found.command is not None:  # so /proc can be read, and is about this process
-        running = _running(holder.pid)
-        found.running = None if holder.wait(0) else running
-
-
-def _running(pid: int | None) -> float | None:
-    from time import CLOCK_BOOTTIME, clock_gettime
-
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            started = int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0.0, clock_gettime(CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
-
-
-def _is_open(pid: int, fd: str, inode: int) -> bool:
-    return _holder._link(f"/proc/{pid}/fd/{fd}") == f"socket:[{inode}]"
+        seconds = running(found.pid)
+        found.running = None if holder.wait(0) else seconds

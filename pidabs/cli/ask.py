@@ -11,7 +11,8 @@ from time import monotonic, sleep
 
 from .. import _diag
 from . import DONE, FAILED, FREE, UNKNOWN
-from ._find import Found, Unknown, every, has_open, named, one, unknown
+from ._find import Found, Unknown, every, named, one, unknown
+from ._proc import has_open
 from ._text import complain, duration, quoted, reply, show, table, terminal_width, unicode, width
 
 TYPE_CHECKING = False

@@ -14,9 +14,10 @@ import os
 import signal as signals
 from time import monotonic, sleep
 
-from .. import Holder, Lock, LockError, _diag
+from .. import Holder, Lock, LockError, _diag, _linux
 from . import DONE, FAILED, FREE, UNKNOWN
-from ._find import Found, Unknown, has_open, named, one, process, unknown
+from ._find import Found, Unknown, named, one, process, unknown
+from ._proc import has_open
 from ._text import complain, quoted, reply
 
 TYPE_CHECKING = False
@@ -88,30 +89,31 @@ def signal_number(text: str) -> int | None:
 
 
 def _holder_of(lock: Lock) -> Holder | None:
-    """The process that holds the lock, for certain, and not this one; None if the lock is free.  Raises Unknown."""
+    """The process that holds the lock, for certain; None if the lock is free.  Raises Unknown."""
     name = quoted(lock.name)
     try:
         for _ in range(_TRIES):
             holder = lock.holder()
             if holder is None:
                 return None
-            listed = _diag.find(lock.address)
-            pid = holder.pid
-            if holder.gid is None:  # nobody could be asked, by a connection
-                raise Unknown(
-                    f"cannot ask who holds lock {name}: its queue is full, or a sandbox denies it. {_seen(lock)}"
-                )
-            if pid is None:
+            if holder.gid is None:  # it could not be asked, by a connection
+                why = f"cannot ask who holds lock {name}: its queue is full, or a sandbox denies it"
+                raise Unknown(f"{why}; {_seen(lock)}")
+            if holder.pid is None:
                 where = f"in another pid namespace, with uid {holder.uid}"
-                raise Unknown(f"the holder of lock {name} is {where}: signal it from there")
-            if listed is not None and has_open(pid, listed.inode) is not False and not _gone(holder):
+                raise Unknown(f"the holder of lock {name} is {where}; signal it from there")
+            if not _gone(holder) and _has(holder.pid, lock) is not False:
                 return holder
             sleep(_PAUSE)  # it is just being handed on, or taken after its holder's death
     except OSError as exc:
         raise unknown(exc, lock) from exc
-    if listed is None:
-        return None
-    raise Unknown(f"pid {pid}, which took lock {name}, has it no longer: others have inherited it. {_seen(lock)}")
+    raise Unknown(f"pid {holder.pid}, which took lock {name}, has it no longer; {_seen(lock)}")
+
+
+def _has(pid: int, lock: Lock) -> bool | None:
+    """Whether the process has the lock's socket open; None if that cannot be seen."""
+    listed = _linux.attempt(_diag.find, lock.address)
+    return None if listed is None else has_open(pid, listed.inode)
 
 
 def _send(lock: Lock, holder: Holder, number: int, who: str, gone: int = FAILED) -> int:
@@ -148,7 +150,7 @@ def _seen(lock: Lock) -> str:
         found = None
     if found is None or found.pid is None:
         return "`pidabs status` as root says more"
-    return f"{found} is seen to have it: if that is the one, signal it yourself"
+    return f"{found} is seen to have it: if that is the one, use kill"
 
 
 def _waiters(lock: Lock) -> int:
