@@ -167,9 +167,10 @@ def _queues() -> dict[int, list[int]]:
 
 def _look(found: Found, theirs: dict[int, str], seen: dict[int, Holder | None]) -> bool:
     """Whether one process alone is seen to have the lock: then it is the holder.  `seen` keeps handles, few of them."""
-    if len(theirs) != 1:
+    others = [(pid, fd) for pid, fd in theirs.items() if pid != os.getpid()]  # we may have been started with it
+    if len(others) != 1:
         return False
-    ((pid, fd),) = theirs.items()
+    ((pid, fd),) = others
     if pid not in seen:
         seen.clear()  # a descriptor each
         seen[pid] = _handle(pid)

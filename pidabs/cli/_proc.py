@@ -27,9 +27,7 @@ def has_open(pid: int, inode: int) -> bool | None:
 
 
 def openers(inodes: set[int]) -> dict[int, dict[int, str]]:
-    """Inode -> the processes that are seen to have it open, and as which descriptor.
-
-    Without this one, which may have inherited it from who asks."""
+    """Inode -> the processes that are seen to have it open, and as which descriptor."""
     found: dict[int, dict[int, str]] = {}
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     for pid, fd, target in _open_files():
@@ -41,10 +39,7 @@ def openers(inodes: set[int]) -> dict[int, dict[int, str]]:
 def _open_files() -> Iterator[tuple[int, str, str]]:
     if not _holder._proc_is_ours():
         return
-    ours = os.getpid()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == ours:
-            continue
+    for entry in filter(str.isdigit, os.listdir("/proc")):
         directory = f"/proc/{entry}/fd"
         try:
             for fd in os.listdir(directory):

@@ -91,6 +91,7 @@ def signal_number(text: str) -> int | None:
 def _holder_of(lock: Lock) -> Holder | None:
     """The process that holds the lock, for certain; None if the lock is free.  Raises Unknown."""
     name = quoted(lock.name)
+    pid = None
     try:
         for _ in range(_TRIES):
             holder = lock.holder()
@@ -102,12 +103,13 @@ def _holder_of(lock: Lock) -> Holder | None:
             if holder.pid is None:
                 where = f"in another pid namespace, with uid {holder.uid}"
                 raise Unknown(f"the holder of lock {name} is {where}; signal it from there")
-            if not _gone(holder) and _has(holder.pid, lock) is not False:
+            pid = holder.pid
+            if not _gone(holder) and _has(pid, lock) is not False:
                 return holder
             sleep(_PAUSE)  # it is just being handed on, or taken after its holder's death
     except OSError as exc:
         raise unknown(exc, lock) from exc
-    raise Unknown(f"pid {holder.pid}, which took lock {name}, has it no longer; {_seen(lock)}")
+    raise Unknown(f"pid {pid}, which took lock {name}, has it no longer; {_seen(lock)}")
 
 
 def _has(pid: int, lock: Lock) -> bool | None:
