@@ -173,6 +173,13 @@ def test_strange_names_are_shown_escaped_and_told_exactly(
             assert line.decode().isprintable(), line
 
 
+def test_usage_errors_are_escaped_too(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["status", name, "\x1b[31m"], ["wait", name, "-w", "\x1b[31m"], ["\x1b[31m"]):
+        with pytest.raises(SystemExit):
+            main(*arguments)
+        assert capsys.readouterr().err.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 @pytest.mark.parametrize("utf8", ["0", "1"])
 def test_locale(name: str, locale: str, utf8: str) -> None:

@@ -9,7 +9,7 @@ import argparse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 CONFLICT = 1
 
@@ -18,7 +18,7 @@ _SECONDS = "seconds, such as 2.5"
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="pidabs",
         description="Locks that die with their holder: run a command under one, see who holds it, stop that process.",
         epilog="Exit codes: see `pidabs COMMAND --help`. 2 is wrong usage, everywhere; 69: it cannot be done here.",
@@ -109,6 +109,13 @@ def exit_code(text: str) -> int:
     if not 0 <= value <= 255:
         raise argparse.ArgumentTypeError(f"not an exit code, 0 to 255: {text!r}")
     return value
+
+
+class _Parser(argparse.ArgumentParser):
+    """Like argparse's own, but what it repeats of the command line cannot move a terminal's cursor."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error("".join(char if char.isprintable() else ascii(char)[1:-1] for char in message))
 
 
 class _Version(argparse.Action):

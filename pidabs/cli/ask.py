@@ -29,6 +29,8 @@ _RIGHT = (0, 3)
 _USER_WIDTH = 16
 _LEAST = 12
 
+_users: dict[int, str] = {}
+
 
 def status(arguments: argparse.Namespace) -> int:
     """Say who holds a lock."""
@@ -130,12 +132,14 @@ def user(uid: int | None) -> str | None:
     """The user's name, or else its number."""
     if uid is None:
         return None
-    from pwd import getpwuid
+    if uid not in _users:  # which may be asked over the network
+        from pwd import getpwuid
 
-    try:
-        return getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+        try:
+            _users[uid] = getpwuid(uid).pw_name
+        except KeyError:
+            _users[uid] = str(uid)
+    return _users[uid]
 
 
 def _text(lock: Lock, found: Found | None) -> str:
