@@ -197,6 +197,10 @@ def test_locale(name: str, locale: str, utf8: str) -> None:
         assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
 
 
+def test_signal_to_a_name_that_looks_like_an_option(name: str) -> None:
+    assert run("signal", "--", f"--{name}", "TERM").returncode == 3
+
+
 @pytest.mark.parametrize("command", ["status", "pid", "wait", "stop"])
 def test_name_that_looks_like_an_option(command: str, name: str) -> None:
     option = f"--{name}"

@@ -199,13 +199,13 @@ def test_stop_waits_until_the_process_is_gone(name: str) -> None:
 
 def test_stop_says_when_the_process_has_let_go_but_lives_on(name: str) -> None:
     with holding(name, CATCHES) as process:
-        finish = must_block(lambda: run("stop", "-w", "2", name))
+        finish = must_block(lambda: run("stop", "-w", "3", name))
         process.expect("SIGTERM")
         process.tell("release")
         process.expect("released")
         done = finish()
         assert (done.returncode, done.stdout, one_line(done.stderr)) == (1, "", True)
-        assert f"has let go of lock '{name}', but still runs 2 s after SIGTERM" in done.stderr
+        assert f"has let go of lock '{name}', but still runs 3 s after SIGTERM" in done.stderr
         assert lives(process)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # to find the holder while the lock changes hands, which takes a millisecond
 _PAUSE = 0.005
-_TAKE_OVER = 0.2  # seconds that waiters get to take the lock of a process that is gone, before we say who has it
+_TAKE_OVER = 1.0  # seconds that waiters get to take the lock of a process that is gone, before we say who has it
 _WRONG_USAGE = 2
 _HIGHEST = 64
 
