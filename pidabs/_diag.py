@@ -114,6 +114,19 @@ def queue(inode: int) -> list[int]:
         return _integers(attributes.get(_ATTR_ICONS, b""))
 
 
+def owns(inode: int, address: bytes) -> bool:
+    """Whether the socket `inode` still owns this address, in 0.01 ms.  A lock that is handed over keeps its socket.
+
+    Raises OSError where there is no sock_diag.
+    """
+    with _Netlink() as netlink:
+        try:
+            _, _, _, attributes = netlink.get(inode, _SHOW_NAME)
+        except FileNotFoundError:
+            return False
+    return attributes.get(_ATTR_NAME) == address
+
+
 def parse_proc(text: bytes) -> list[Listed]:
     """The abstract sockets in /proc/net/unix that own their name.  A connection still in a backlog has inode 0."""
     owners: dict[bytes, Listed] = {}

@@ -55,8 +55,8 @@ def test_exit_codes_of_errors(raised: str, code: int, shown: str, tmp_path: Path
     source = f"""
 import sys, pidabs
 from pidabs.cli import demo, main
-def run(): raise {raised}
-demo.run = run
+def fail(_): raise {raised}
+demo.demo = fail
 sys.exit(main(['demo']))
 """
     done = run(sys.executable, "-c", source, cwd=tmp_path)
@@ -64,5 +64,5 @@ sys.exit(main(['demo']))
 
 
 def test_other_commands_do_not_pay_for_the_demo(tmp_path: Path) -> None:
-    source = "import sys, pidabs.cli as c; c._parser().parse_args(['demo']); print('pidabs.cli.demo' in sys.modules)"
+    source = "import sys, pidabs.cli as c; c.parser().parse_args(['demo']); print('pidabs.cli.demo' in sys.modules)"
     assert run(sys.executable, "-c", source, cwd=tmp_path).stdout == "False\n"

@@ -55,6 +55,20 @@ def test_held_locks_are_listed_by_name(name: str) -> None:
     assert mine(name) == []
 
 
+def test_socket_owns_its_address_through_a_handing_over(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    inode = os.fstat(lock.fileno()).st_ino
+    assert _diag.owns(inode, lock.address)
+    assert not _diag.owns(inode, lock.address + b"x")
+    with child(HOLD, args=(name,)) as waiter:
+        wait_until(lambda: lock.waiters() == 1)
+        lock.release()
+        waiter.expect("held")
+        assert _diag.owns(inode, lock.address)
+        waiter.kill()
+        wait_until(lambda: not _diag.owns(inode, lock.address))
+
+
 @pytest.mark.usefixtures("source")
 def test_scopes(name: str) -> None:
     with pidabs.Lock(name), pidabs.Lock(name, scope="blue"), pidabs.Lock(name, scope="apple"):

@@ -33,7 +33,7 @@ _LOOK = 0.002  # seconds between two looks at the length of a queue
 _RED, _GREEN, _BOLD, _PLAIN = 31, 32, 1, 0
 
 
-def run() -> int:
+def demo(_: object = None) -> int:
     """Play the demo: the command's exit code."""
     Lock("pidabs-demo")  # Unsupported where nothing of it could work
     try:
