@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Each command is imported when it is run: no other pays for it.
         module, _, function = _COMMANDS[parsed.command].partition(":")
         code: int = getattr(import_module(module, __name__), function)(parsed)
-        sys.stdout.flush()  # here and not at exit, where Python would only complain about a broken pipe
+        if sys.stdout is not None:  # None if it was closed before we were started
+            sys.stdout.flush()  # here and not at exit, where Python would only complain about a broken pipe
     except BrokenPipeError:
         # Who read our output has seen enough, as `head` does.  Python flushes again at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -66,7 +66,9 @@ def user_namespace() -> Finding:
     ranges = [tuple(map(int, line.split())) for line in lines.splitlines()]
     if any(start <= euid < start + count for start, _, count in ranges):
         mapped = sum(count for _, _, count in ranges)
-        return Finding(OK, f"a user namespace, uids mapped: {mapped}; waiters of other uids get no turn in our queue, they race")
+        return Finding(
+            OK, f"a user namespace, uids mapped: {mapped}; waiters of other uids get no turn in our queue, they race"
+        )
     return Finding(
         WARN,
         f"our user has no number here and reads as {euid}, like everybody unknown: locks exclude, in no order",
@@ -83,17 +85,27 @@ def pid_namespace() -> Finding:
         return Finding(OK, "the host's own")
     found = "not the host's: a lock's holder outside of it is seen without its pid, and cannot be signalled"
     if link("/proc/self/ns/net") == _FIRST_NET:
-        return Finding(WARN, found, "a container with the host's network, but pids of its own", "containers: --pid=host")
+        return Finding(
+            WARN, found, "a container with the host's network, but pids of its own", "containers: --pid=host"
+        )
     return Finding(OK, found)
 
 
 def proc() -> Finding:
     own = link("/proc/self")
     if own is None:
-        return Finding(WARN, "not there: a holder's command is not shown, the namespaces are unknown", "a chroot, or a sandbox without it", "mount -t proc proc /proc")
+        return Finding(
+            WARN,
+            "not there: a holder's command is not shown, the namespaces are unknown",
+            "a chroot, or a sandbox without it",
+            "mount -t proc proc /proc",
+        )
     if own != str(os.getpid()):
         return Finding(
-            WARN, "that of another pid namespace: a holder's command is not shown", "mounted outside of it", "unshare with --mount-proc"
+            WARN,
+            "that of another pid namespace: a holder's command is not shown",
+            "mounted outside of it",
+            "unshare with --mount-proc",
         )
     options = _mount_options()
     if "subset=pid" in options:
