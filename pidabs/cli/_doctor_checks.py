@@ -10,7 +10,7 @@ import json
 from functools import partial
 
 from ._doctor_children import Boss, Workshop
-from ._doctor_finding import BAD, UNKNOWN, WARN, Finding, why
+from ._doctor_finding import BAD, UNKNOWN, WARN, Finding, describe
 from ._doctor_host import HOST_CHECKS
 from ._doctor_landlock import landlock
 from ._doctor_sockets import SOCKET_CHECKS
@@ -71,7 +71,7 @@ def _safely(name: str) -> Finding:
         full = exc.errno in (errno.EMFILE, errno.ENFILE)
         return Finding(
             BAD if name in NEEDED else UNKNOWN,
-            f"cannot be tried: {why(exc)}",
+            f"cannot be tried: {describe(exc)}",
             "all descriptors are in use" if full else "",
             "raise the limit: ulimit -n 1024, or LimitNOFILE= in a systemd unit" if full else "",
         )

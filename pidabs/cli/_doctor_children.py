@@ -50,20 +50,21 @@ class Child:
         self._shop = shop
         self._pending = b""
         self._status: int | None = None
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
+        opened: list[int] = []
         try:
+            for _ in range(2):
+                opened += os.pipe()
+            theirs_in, self._out, self._in, theirs_out = opened
             self.pid = os.fork()
-            if self.pid == 0:
-                _become_child(theirs_in, theirs_out, keep, work)
         except OSError:
-            os.close(self._in)
-            os.close(self._out)
+            for fd in opened:
+                os.close(fd)
             raise
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
+        if self.pid == 0:
+            _become_child(theirs_in, theirs_out, keep, work)
         shop.children.append(self)
+        os.close(theirs_in)
+        os.close(theirs_out)
 
     def tell(self, line: str) -> None:
         try:

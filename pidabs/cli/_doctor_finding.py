@@ -20,12 +20,13 @@ class Finding(NamedTuple):
 
 
 def why(exc: OSError) -> str:
-    """The error's name and text: EPERM (Operation not permitted).
+    """`describe` for what the kernel answered to a check's question."""
+    _raise_if_full(exc)
+    return describe(exc)
 
-    Raises it again if it is about us and not about what was asked: then nothing was found out.
-    """
-    if exc.errno in (errno.EMFILE, errno.ENFILE):
-        raise exc
+
+def describe(exc: OSError) -> str:
+    """The error's name and text: EPERM (Operation not permitted)."""
     name = errno.errorcode.get(exc.errno or 0, "error")
     return f"{name} ({exc.strerror or exc})"
 
@@ -41,10 +42,17 @@ def link(path: str) -> str | None:
 def text(path: str) -> str | None:
     """A file's text, stripped; None if it cannot be read."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
+        with open(path, "rb") as file:
+            return file.read().decode(errors="replace").strip()
+    except OSError as exc:
+        _raise_if_full(exc)
         return None
+
+
+def _raise_if_full(exc: OSError) -> None:
+    """An error for want of descriptors is about us, and not about what was asked: nothing was found out."""
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        raise exc
 
 
 def kernel_version() -> tuple[int, int, int]:

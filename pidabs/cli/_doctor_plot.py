@@ -60,6 +60,7 @@ def _svg(cases: list[Measured], host: str) -> bytes:
             label = f"{case.title} (n={len(case.times)}, p50 {case.quantile(0.5):.3g} ms)"
             axes.step([case.times[0], *case.times], [0, *share], where="post", label=label, linewidth=1.2)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("milliseconds until the next holder has the lock")
         axes.set_ylabel("share of all that took no longer")

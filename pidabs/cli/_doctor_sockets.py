@@ -15,9 +15,12 @@ from secrets import token_hex
 
 from .. import Lock, LockError, Timeout, _diag, _linux, _queue
 from ._doctor_finding import BAD, OK, UNKNOWN, WARN, Finding, kernel_version, text, why
+from ._interrupt import readable
 
 _TURN = 5.0
 """Seconds in which a waiter surely gets a lock that was let go."""
+
+_JOIN = 0.2
 
 _BELOW = "see the checks below"
 _STRANGE = "this is not a Linux kernel as we know it"
@@ -53,6 +56,7 @@ def lock() -> Finding:
         _thread.start_new_thread(wait, ())
     except RuntimeError:
         return Finding(OK, "taken and refused to another (no thread can be started here to wait for it)")
+    readable(_JOIN, first.fileno())  # until it has joined our queue, if it may
     first.release()
     if not taken.acquire(timeout=_TURN * 2) or failures:
         return Finding(BAD, f"a waiter did not get it: {failures or 'it still waits'}", _BELOW)
@@ -148,7 +152,9 @@ def rights() -> Finding:
         accepted = stack.enter_context(listener.accept()[0])
         try:
             socket.send_fds(accepted, [b"L"], [listener.fileno()])
-            _, passed, _, _ = socket.recv_fds(conn, 1, 1)
+            _, passed, flags, _ = socket.recv_fds(conn, 1, 1)
+            if flags & socket.MSG_CTRUNC:
+                os.close(os.dup(conn.fileno()))  # raises, if that was for want of descriptors
             got = stack.enter_context(socket.socket(fileno=passed[0]))
         except (OSError, IndexError) as exc:
             return Finding(

@@ -31,9 +31,8 @@ _COLOURS = {OK: 32, WARN: 33, BAD: 31, UNKNOWN: 36}
 
 def doctor(parsed: argparse.Namespace) -> int:
     """Examine, measure, report: the command's exit code."""
-    report = Report(parsed.json)
     if parsed.plot is None:
-        return _examine(report, parsed.quick, None)
+        return _examine(parsed.json, parsed.quick, None)
     if parsed.quick:
         return _complain("--plot draws what is measured, and --quick measures nothing: leave one out", _USAGE)
     if not parsed.plot.endswith(".svg"):
@@ -47,10 +46,11 @@ def doctor(parsed: argparse.Namespace) -> int:
     except OSError as exc:
         return _complain(f"cannot write the plot: {exc}", FAILED)
     with plot:
-        return _examine(report, False, plot)
+        return _examine(parsed.json, False, plot)
 
 
-def _examine(report: Report, quick: bool, plot: Plot | None) -> int:
+def _examine(as_json: bool, quick: bool, plot: Plot | None) -> int:
+    report = Report(as_json)
     if not supported():
         finding = Finding(BAD, f"{sys.platform} has no abstract unix sockets", "pidabs needs Linux's", "use Linux")
         report.add_check("system", "system", finding)
@@ -171,11 +171,11 @@ class Report:
 
 
 def _version() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
+        from importlib.metadata import version
+
         return version("pidabs")
-    except PackageNotFoundError:
+    except (ImportError, OSError):  # not installed, or not for us to read
         return None
 
 
