@@ -45,10 +45,9 @@ def run(shop: Workshop) -> Iterator[tuple[str, str, Finding]]:
             name = names[0]
             try:
                 line = child.hear(CHECKS[name][0])
-                fate = "" if line else child.fate()
+                finding = Finding(*json.loads(line)) if line else _killed(name, child.fate())
             except UnexpectedError as exc:
-                line, fate = None, str(exc)
-            finding = Finding(*json.loads(line)) if line else _killed(name, fate)
+                line, finding = None, Finding(BAD if name in NEEDED else UNKNOWN, str(exc))
             names = names[1:]
             yield name, CHECKS[name][0], finding
             if not line:
@@ -83,4 +82,4 @@ def _killed(name: str, fate: str) -> Finding:
     sandbox = "a seccomp filter kills who asks" if "SIGSYS" in fate else ""
     remedy = "let it answer with an error instead, or allow the call (systemd: SystemCallErrorNumber=EPERM)"
     status = BAD if name in NEEDED else WARN if sandbox else UNKNOWN
-    return Finding(status, f"the process that tried it did not survive it: {fate}", sandbox, remedy if sandbox else "")
+    return Finding(status, f"the process that tried it ended: {fate}", sandbox, remedy if sandbox else "")

@@ -18,9 +18,10 @@ from ._doctor_finding import BAD, OK, UNKNOWN, WARN, Finding, kernel_version, te
 from ._interrupt import readable
 
 _TURN = 5.0
-"""Seconds in which a waiter surely gets a lock that was let go."""
+"""Seconds in which a waiter surely gets a lock that was let go,"""
 
 _JOIN = 0.2
+"""and joins its queue."""
 
 _BELOW = "see the checks below"
 _STRANGE = "this is not a Linux kernel as we know it"
@@ -59,7 +60,7 @@ def lock() -> Finding:
     readable(_JOIN, first.fileno())  # until it has joined our queue, if it may
     first.release()
     if not taken.acquire(timeout=_TURN * 2) or failures:
-        return Finding(BAD, f"a waiter did not get it: {failures or 'it still waits'}", _BELOW)
+        return Finding(BAD, f"a waiter did not get it: {failures[0] if failures else 'it still waits'}", _BELOW)
     other.release()
     return Finding(OK, "taken, refused to another, given to a waiter, freed")
 
