@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Each command is imported when it is run: no other pays for it.
         module, _, function = _COMMANDS[parsed.command].partition(":")
         code: int = getattr(import_module(module, __name__), function)(parsed)
-        if sys.stdout is not None:  # None if it was closed before we were started
+        if sys.stdout is not None:  # closed by who started us
             sys.stdout.flush()  # here and not at exit, where Python would only complain about a broken pipe
     except BrokenPipeError:
         # Who read our output has seen enough, as `head` does.  Python flushes again at exit: let that go nowhere.
