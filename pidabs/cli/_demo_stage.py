@@ -5,8 +5,7 @@ Rules:
   each process ends by itself once the demo's end of its socket, pipe or lock is gone, should the demo be SIGKILLed.
 - Only processes of ours are signalled, through a pidfd: opened before the child was reaped, or sent by the daemon
   itself.
-- A signal interrupts the demo only where it waits, so that no process is started and then lost track of.
-- Every wait is for a descriptor and has a deadline.
+- A signal interrupts the demo only where it waits; every wait is for a descriptor and has a deadline (_interrupt.py).
 """
 
 from __future__ import annotations
@@ -19,43 +18,23 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from select import POLLIN, poll
 from time import monotonic
+
+from ._interrupt import Interruptible, UnexpectedError, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-DEADLINE = 15.0
-"""Seconds for any one thing to happen: some ten times what it takes on a busy machine."""
-
 _FAREWELL = 5.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class UnexpectedError(Exception):
-    """Something did not go as the demo says it does."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asks the demo to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-class Stage:
+class Stage(Interruptible):
     """A context manager; inside it processes can be started, and are gone at its end."""
 
     def __enter__(self) -> Stage:
         self._processes: list[Daemon | Process] = []
-        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._old_wakeup = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        # One that is ignored stays so: that is how nohup and a script's `&` work.
-        caught = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        # The handler has nothing to do: Python writes the signal's number to the pipe.
-        self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in caught}
+        super().__enter__()
         self.directory = Path(tempfile.mkdtemp(prefix="pidabs-demo-"))
         return self
 
@@ -63,26 +42,7 @@ class Stage:
         for process in reversed(self._processes):
             process.end()
         shutil.rmtree(self.directory, ignore_errors=True)
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_wakeup)
-        os.close(self._wake)
-        os.close(self._waker)
-
-    def wait(self, fd: int, what: str) -> None:
-        """Until `fd` is readable.  Raises Interrupted; UnexpectedError past the deadline."""
-        ready = _readable(DEADLINE, fd, self._wake)
-        self._check_signals(ready)
-        if not ready:
-            raise UnexpectedError(f"{what}: not within {DEADLINE:g} s")
-
-    def pause(self, seconds: float) -> None:
-        """Between two looks at what cannot be waited for.  Raises Interrupted."""
-        self._check_signals(_readable(seconds, self._wake))
-
-    def _check_signals(self, ready: list[int]) -> None:
-        if self._wake in ready:
-            raise Interrupted(os.read(self._wake, 1)[0])
+        super().__exit__()
 
     def daemon(self, program: Path, pidfile: Path) -> Daemon:
         """Start a daemon, and wait until it says that it runs, or is refused."""
@@ -110,7 +70,7 @@ class Process:
 
     def runs(self) -> bool:
         """Whether it is alive."""
-        return not _readable(0, self._pidfd)
+        return not readable(0, self._pidfd)
 
     def end(self) -> None:
         """SIGKILL, and reap."""
@@ -176,23 +136,16 @@ class Daemon:
         """Let it end by itself, as it does when the demo is gone; kill it if it does not."""
         self._link.shutdown(socket.SHUT_WR)
         # Nothing more to read: all who had the other end are gone, even a daemon we have not heard of yet.
-        while _readable(_FAREWELL, self._link.fileno()) and self._link.recv(4096):
+        while readable(_FAREWELL, self._link.fileno()) and self._link.recv(4096):
             pass
         self._launcher.end()
         if self._pidfd is not None:
-            if not _readable(_FAREWELL, self._pidfd):
+            if not readable(_FAREWELL, self._pidfd):
                 _kill(self._pidfd)
-                _readable(_FAREWELL, self._pidfd)
+                readable(_FAREWELL, self._pidfd)
             os.close(self._pidfd)
         self._link.close()
         self._errors.close()
-
-
-def _readable(seconds: float, *fds: int) -> list[int]:
-    poller = poll()
-    for fd in fds:
-        poller.register(fd, POLLIN)
-    return [fd for fd, _ in poller.poll(seconds * 1000)]
 
 
 def _kill(pidfd: int) -> None:

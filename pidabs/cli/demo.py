@@ -13,7 +13,8 @@ from time import monotonic, monotonic_ns
 
 from .. import Lock, LockError, holder
 from . import DONE, FAILED, UNAVAILABLE
-from ._demo_stage import DEADLINE, Daemon, Interrupted, Stage, UnexpectedError
+from ._demo_stage import Daemon, Stage
+from ._interrupt import DEADLINE, Interrupted, UnexpectedError
 
 _BEFORE = "from daemon.pidfile import TimeoutPIDLockFile"
 _AFTER = "from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile"
