@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -230,3 +231,18 @@ def open_descriptors() -> set[str]:
         except FileNotFoundError:
             pass  # the listing's own
     return found
+
+
+TOOLS_REQUIRED = "PIDABS_TOOLS_REQUIRED" in os.environ
+"""Whether a missing program fails a test instead of skipping it.  In CI's environment `companions` it does."""
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skips a test unless all these programs are installed."""
+    missing = [
+        program for program in programs if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
+    ]
+    reason = f"not installed: {', '.join(missing)} (tests/install-tools.sh installs all)"
+    if missing and TOOLS_REQUIRED:
+        raise AssertionError(reason)
+    return pytest.mark.skipif(bool(missing), reason=reason)
