@@ -49,7 +49,7 @@ def usage(command: argparse.ArgumentParser) -> str:
     words += [f"[{shown(option)}]" for option in options(command) if option not in excluded]
     for argument in arguments(command):
         value = "{" + "|".join(argument.choices) + "}" if argument.choices else str(argument.metavar)
-        rest = argument.nargs == argparse.REMAINDER
+        rest = argument.metavar == "CMD"
         words.append(f"[\\-\\-] \\fI{value}\\fR [\\fIARG\\fR ...]" if rest else f"\\fI{roff(value)}\\fR")
     return " ".join(words)
 

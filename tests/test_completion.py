@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, TOOLS_REQUIRED, needs
+from support import DEADLINE, needs
 
 import pidabs
 from pidabs import cli
@@ -25,7 +25,7 @@ from pidabs.cli.completion import Split, quote
 
 SCRIPT = Path(sys.executable).with_name("pidabs")
 BREAKS = " \t\n\"'><=;|&(:"
-BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
+BASH_COMPLETION = "/usr/share/bash-completion/bash_completion"
 
 # Each has to become one word of the line, and may not do anything.
 HOSTILE = [
@@ -132,6 +132,8 @@ def test_files(words: list[str]) -> None:
         (["run", "x", "--", "-"], 3),
         (["run", "x", "env", "-i", "--", ""], 2),
         (["run", "-n", "--mirror", "p", "x", ""], 5),
+        (["run", "-nE", "3", "x", ""], 4),
+        (["run", "-nE3", "x", ""], 3),
         (["run", "--", "-x", "cat", ""], 3),
         (["run", "--", "-x", "--", "cat", ""], 4),
     ],
@@ -237,17 +239,8 @@ def test_quote(word: str, inside: str) -> None:
 
 # In the shells ------------------------------------------------------------------------------------------------
 
-with_bash_completion = pytest.param(
-    "bash-completion",
-    marks=[
-        needs("bash", "setsid"),
-        pytest.mark.skipif(
-            not (BASH_COMPLETION.exists() or TOOLS_REQUIRED), reason="the package bash-completion is not installed"
-        ),
-    ],
-)
 SHELLS = [
-    with_bash_completion,
+    pytest.param("bash-completion", marks=needs("bash", "setsid", files=(BASH_COMPLETION,))),
     *(pytest.param(shell, marks=needs(shell, "setsid")) for shell in ("bash", "zsh", "fish")),
 ]
 every_shell = pytest.mark.parametrize("shell", SHELLS)

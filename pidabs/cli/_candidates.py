@@ -44,7 +44,7 @@ def candidates(words: list[str], current: str) -> Place:
     scope = ""
     options = True  # until `--`
     for index, word in enumerate(words):
-        if pending is None and positionals and positionals[0].nargs == argparse.REMAINDER:
+        if pending is None and positionals and positionals[0].metavar == "CMD":
             return Place(command=index + (word == "--"))
         if pending is not None:
             scope = word if pending.dest == "scope" else scope
@@ -72,7 +72,7 @@ def candidates(words: list[str], current: str) -> Place:
 
     if pending is not None:
         return _values(pending, current, scope, dashes=False)
-    if positionals and positionals[0].nargs == argparse.REMAINDER and not (options and current[:1] == "-"):
+    if positionals and positionals[0].metavar == "CMD":
         return Place(command=len(words))
     if options and current[:2] == "--" and "=" in current:
         option, value = _option(here, current)
@@ -96,7 +96,11 @@ def _option(here: argparse.ArgumentParser, word: str) -> tuple[argparse.Action |
     if word[:2] == "--":
         name, equals, value = word.partition("=")
         return known.get(name), value if equals else None
-    return known.get(word[:2]), word[2:] or None
+    for index, letter in enumerate(word[1:], 2):  # -n, -w3, -nw 3
+        option = known.get(f"-{letter}")
+        if option is None or option.nargs is None:
+            return option, word[index:] or None
+    return option, None
 
 
 def _options(here: argparse.ArgumentParser, given: list[argparse.Action]) -> Iterator[tuple[str, str]]:
