@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import select
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -265,3 +266,20 @@ def open_descriptors() -> set[str]:
         except FileNotFoundError:
             pass  # the listing's own
     return found
+
+
+def needs(*programs: str, files: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Skips a test unless these programs and files are installed.
+
+    Under tox that is one environment's matter: `companions`, which installs them, so there it is an error.
+    """
+    environment = os.environ.get("TOX_ENV_NAME", "")
+    if environment not in ("", "companions"):
+        return pytest.mark.skip(reason="tox -e companions runs it")
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [program for program in programs if shutil.which(program, path=path) is None]
+    missing += [file for file in files if not os.path.exists(file)]
+    reason = f"not installed: {', '.join(missing)}; tests/install-tools.sh installs all of it"
+    if missing and environment:
+        raise AssertionError(reason)
+    return pytest.mark.skipif(bool(missing), reason=reason)

@@ -12,16 +12,24 @@ import pytest
 from pidabs import cli
 
 SCRIPT = Path(sys.executable).with_name("pidabs")
+COMMANDS = [(SCRIPT,), (sys.executable, "-m", "pidabs")]
 
 
 def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("command", [(SCRIPT,), (sys.executable, "-m", "pidabs")], ids=["script", "module"])
+@pytest.mark.parametrize("command", COMMANDS, ids=["script", "module"])
 def test_version(command: tuple[object, ...], tmp_path: Path) -> None:
     done = run(*command, "--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"pidabs {version('pidabs')}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["no-such"], ["status"]], ids=str)
+def test_is_called_pidabs_however_it_is_run(arguments: list[str], tmp_path: Path) -> None:
+    script, module = (run(*command, *arguments, cwd=tmp_path) for command in COMMANDS)
+    assert (module.returncode, module.stdout, module.stderr) == (script.returncode, script.stdout, script.stderr)
+    assert (module.stdout or module.stderr).startswith("usage: pidabs ")
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,8 @@ def test_the_wheel_holds_the_sources_and_nothing_else() -> None:
     assert files is not None
     installed = {str(file) for file in files if file.parts[0] == "pidabs" and file.suffix != ".pyc"}
     expected = {re.sub("^compat/", "pidabs/compat/", str(path.relative_to(ROOT))) for path in SOURCES}
-    assert installed == expected | {"pidabs/py.typed"}
+    scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "pidabs" / "cli" / "completions").iterdir()}
+    assert installed == expected | scripts | {"pidabs/py.typed"}
     tops = {file.parts[0] for file in files if ".." not in file.parts}
     assert tops == {"pidabs", f"pidabs-{distribution('pidabs').version}.dist-info"}
     assert any(file.name == "LICENSE" for file in files)

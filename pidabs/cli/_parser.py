@@ -92,7 +92,9 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--quick", action="store_true", help="measure nothing")
     doctor.add_argument("--plot", metavar="FILE.svg", help="draw how the measured times are distributed")
     completion = command("completion", "print a completion script for a shell", "0.")
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+    # What these scripts ask at each TAB: `ask` and the words so far.  Not an option, whose rest would end at a `--`.
+    completion.add_argument("question", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     command("demo", "show, with real processes and real kills, what pidabs is for", "0 if all is as claimed, 1 if not.")
     return top
 

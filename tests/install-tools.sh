@@ -1,0 +1,15 @@
+#!/bin/sh
+# The programs that the tests of the completions, the man page and the companions need, where they are missing.
+for program in zsh fish mandoc man shellcheck crontab systemd-analyze start-stop-daemon pgrep ss setsid; do
+    command -v "$program" >/dev/null || missing="$missing $program"
+done
+[ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
+[ -z "$missing" ] && exit 0
+packages="zsh fish mandoc man-db groff-base shellcheck cron systemd dpkg procps iproute2 util-linux bash-completion"
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages && exit 0
+fi
+echo "Missing:$missing. On Debian or Ubuntu: sudo apt-get install $packages" >&2
+exit 1
