@@ -8,8 +8,9 @@ done
 packages="zsh fish mandoc man-db groff-base shellcheck cron systemd dpkg procps iproute2 util-linux bash-completion"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086
-    apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages && exit 0
+    # tox runs its environments in parallel, and apt-get knows no waiting.
+    flock "$(dirname "$0")/../tox.ini" \
+        sh -c "apt-get update -qq && apt-get install -qq -y --no-install-recommends $packages" && exit 0
 fi
 echo "Missing:$missing. On Debian or Ubuntu: sudo apt-get install $packages" >&2
 exit 1
