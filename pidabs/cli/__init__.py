@@ -50,9 +50,10 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `pidabs`: its exit code.  Usage errors raise SystemExit, as argparse does."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _fill_standard_streams()
-        parsed = parse(arguments)
+        parsed = parse(words)
         # Each command is imported when it is run: no other pays for it.
         module, _, function = _COMMANDS[parsed.command].partition(":")
         code: int = getattr(import_module(module, __name__), function)(parsed)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unsupported as exc:
         return _fail(exc, UNAVAILABLE)
     except (LockError, OSError) as exc:
-        return _fail(exc, FAILED)
+        return _fail(exc, SYSTEM if words[:1] == ["run"] else FAILED)
     return code
 
 

@@ -6,7 +6,6 @@ No command is imported here: none pays for another.
 from __future__ import annotations
 
 import argparse
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,17 +18,16 @@ _NAME = "the lock: a path, if it has a slash, else a name that stands for itself
 _SECONDS = "seconds, such as 2.5"
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line, by default our own.  Raises SystemExit, as argparse does.
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.  Raises SystemExit, as argparse does.
 
     What `run` is to run is taken off before argparse sees it: it must never take CMD's options for ours, and what it
     makes of `--` differs between Python's releases.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] != ["run"]:
         return parser().parse_args(words)
     top, run = _parsers()
-    options, name, command = _split(words[1:], run)
+    options, name, command = _split(list(words[1:]), run)
     # In their places, words that mean nothing to argparse; where one is missing it says so.
     placeholders = ["NAME"] * len(name) + ["CMD"] * bool(command)
     parsed = top.parse_args(["run", *options, *placeholders])

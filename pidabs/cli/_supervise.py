@@ -129,7 +129,8 @@ def _guard(supervisor: int, command: int, listener: int) -> int:
     os.chdir("/")
     _close_all_but(supervisor, command, listener)
     _wait_for(supervisor)
-    socket(fileno=listener).listen(BACKLOG)  # now it is we who hold the lock
+    ours = socket(fileno=listener)  # in a variable, which keeps it open
+    ours.listen(BACKLOG)  # now it is we who hold the lock
     try:
         signal.pidfd_send_signal(command, signal.SIGKILL)
     except OSError:

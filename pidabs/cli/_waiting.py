@@ -1,7 +1,7 @@
 """The line that tells, on a terminal, whom we wait for and for how long.
 
 Rules: nothing without a terminal, cron mails every word; nothing while we are in the background, where somebody else's
-line would be overwritten; plain characters and `\r` only; nothing is left of it at the end.
+line would be overwritten; nothing is left of it at the end.
 
 Asking who holds the lock leaves a dead entry in the holder's queue, so it is done once, again when that process is
 gone, and else ever more seldom.
@@ -41,15 +41,17 @@ class WaitingLine:
         waited = monotonic() - self._began
         if waited >= INTERVAL and _in_foreground():
             self._ask(waited)
-            text = f"pidabs: waiting {duration(waited)} for lock {self._lock.name!r}{self._who}"
+            text = _fit(f"pidabs: waiting {duration(waited)} for lock {self._lock.name!r}{self._who}")
             if text != self._shown:
-                _write("\r" + _fit(text).ljust(len(self._shown)))
+                _write("\r" + text + " " * (_width(self._shown) - _width(text)))
                 self._shown = text
         return False
 
     def erase(self) -> None:
         if self._shown and _in_foreground():
-            _write("\r" + " " * (_columns() - 1) + "\r")  # all of it: the terminal has shown a ^C, perhaps
+            # The terminal itself shows a ^C, before this, after, or amidst it: all the same where it can clear a line.
+            plain = os.environ.get("TERM", "dumb") == "dumb"
+            _write("\r" + " " * (_columns() - 1) + "\r" if plain else "\r\033[K")
         self._shown = ""
 
     def _ask(self, waited: float) -> None:

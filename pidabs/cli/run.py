@@ -10,18 +10,22 @@ With --supervise we stay: see _supervise.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import sys
+from fcntl import F_DUPFD, fcntl
 
-from .. import Lock, MirrorError, Timeout, _mirror, list_locks
-from . import SYSTEM, USAGE, complain
+from .. import Lock, Timeout, _mirror, list_locks
+from . import USAGE, complain
 from ._waiting import INTERVAL, WaitingLine, heir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+
+_FIRST_FREE_OF_SHELLS = 10
 
 
 def run(parsed: Namespace) -> int:
@@ -43,9 +47,6 @@ def run(parsed: Namespace) -> int:
 
             return supervise(lock, parsed.argv)
         return _become(lock, parsed.argv)
-    except (MirrorError, OSError) as exc:
-        complain(exc)
-        return SYSTEM
     except KeyboardInterrupt:
         if lock.held:
             lock.release()
@@ -102,12 +103,27 @@ def _socket_inode(fd: int) -> int:
 def _become(lock: Lock, argv: list[str]) -> int:
     from ._command import execute
 
+    copies: list[int] = []
     try:
-        for fd in (lock.fileno(), *_mirror.open_files):
-            os.set_inheritable(fd, True)
+        copies.extend(map(_inheritable, (lock.fileno(), *_mirror.open_files)))
         return execute(argv)
     finally:
+        for fd in copies:
+            os.close(fd)
         lock.release()
+
+
+def _inheritable(fd: int) -> int:
+    """A copy that the command inherits, under a number that a script has no redirection for: `exec 3<file` would free
+    the lock."""
+    try:
+        return fcntl(fd, F_DUPFD, _FIRST_FREE_OF_SHELLS)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.EMFILE):
+            raise
+        copy = os.dup(fd)  # the limit is as low as that
+        os.set_inheritable(copy, True)
+        return copy
 
 
 def _die_of_interrupt() -> int:
