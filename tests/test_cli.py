@@ -72,5 +72,5 @@ sys.exit(main(['demo']))
 
 
 def test_other_commands_do_not_pay_for_the_demo(tmp_path: Path) -> None:
-    source = "import sys, pidabs.cli as c; c.parser().parse_args(['demo']); print('pidabs.cli.demo' in sys.modules)"
+    source = "import sys, pidabs.cli as c; c.parse(['demo']); print('pidabs.cli.demo' in sys.modules)"
     assert run(sys.executable, "-c", source, cwd=tmp_path).stdout == "False\n"

@@ -20,7 +20,7 @@ import sys
 from importlib import import_module
 
 from .. import LockError, Unsupported
-from ._parser import parser
+from ._parser import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DONE = 0
 FAILED = 1
+USAGE = 2
 FREE = 3
 UNKNOWN = 4
 UNAVAILABLE = 69
@@ -49,8 +50,10 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `pidabs`: its exit code.  Usage errors raise SystemExit, as argparse does."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = parser().parse_args(arguments)
+        _fill_standard_streams()
+        parsed = parse(words)
         # Each command is imported when it is run: no other pays for it.
         module, _, function = _COMMANDS[parsed.command].partition(":")
         code: int = getattr(import_module(module, __name__), function)(parsed)
@@ -65,10 +68,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unsupported as exc:
         return _fail(exc, UNAVAILABLE)
     except (LockError, OSError) as exc:
-        return _fail(exc, FAILED)
+        return _fail(exc, SYSTEM if words[:1] == ["run"] else FAILED)
     return code
+
+
+def complain(text: object) -> None:
+    """One line on stderr, at once: what stays in a buffer, because stderr is full or gone, fails again at exit."""
+    line = f"pidabs: {text}\n".encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace")
+    try:
+        os.write(2, line)
+    except OSError:
+        pass
 
 
 def _fail(exc: Exception, code: int) -> int:
-    print(f"pidabs: {exc}", file=sys.stderr)
+    complain(exc)
     return code
+
+
+def _fill_standard_streams() -> None:
+    """Where 0, 1 or 2 is closed, a lock's descriptor would get that number, and be taken for input or output.
+
+    Close-on-exec: a command that `run` runs finds them closed, as it would without us.
+    """
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -9,6 +9,7 @@ import argparse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
 CONFLICT = 1
@@ -17,7 +18,29 @@ _NAME = "the lock: a path, if it has a slash, else a name that stands for itself
 _SECONDS = "seconds, such as 2.5"
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.  Raises SystemExit, as argparse does.
+
+    What `run` is to run is taken off before argparse sees it: it must never take CMD's options for ours, and what it
+    makes of `--` differs between Python's releases.
+    """
+    if words[:1] != ["run"]:
+        return parser().parse_args(words)
+    top, run = _parsers()
+    options, name, command = _split(list(words[1:]), run)
+    # In their places, words that mean nothing to argparse; where one is missing it says so.
+    placeholders = ["NAME"] * len(name) + ["CMD"] * bool(command)
+    parsed = top.parse_args(["run", *options, *placeholders])
+    parsed.name, parsed.argv = name[0], command
+    return parsed
+
+
 def parser() -> argparse.ArgumentParser:
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """All of it, and the part for `run`."""
     top = _Parser(
         prog="pidabs",
         description="Locks that die with their holder: run a command under one, see who holds it, stop that process.",
@@ -46,14 +69,25 @@ def parser() -> argparse.ArgumentParser:
         "run a command while holding a lock",
         f"the command's own, 128+N if signal N killed it; {CONFLICT} (or -E) if the lock is held; 71 for a system "
         "error; 126 if the command cannot be executed, 127 if it is not found.",
-        usage="pidabs run [options] NAME [--] CMD [ARG ...]",
+        usage="pidabs run [options] [--] NAME [--] CMD [ARG ...]",
     )
     waiting = run.add_mutually_exclusive_group()
     waiting.add_argument("-w", "--timeout", type=seconds, metavar="S", help=f"wait at most so many {_SECONDS}")
     waiting.add_argument("-n", "--nonblock", action="store_true", help="do not wait")
-    run.add_argument("--mirror", metavar="PATH", help="keep a PID file there, for people and tools")
     run.add_argument(
-        "-E", "--conflict-exit-code", type=exit_code, default=CONFLICT, metavar="CODE", help="if the lock is held"
+        "--mirror",
+        type=_path,
+        metavar="PATH",
+        help="keep a PID file there, for people and tools; flock'ed while the lock is held, and only with --supervise "
+        "removed when the command ends",
+    )
+    run.add_argument(
+        "-E",
+        "--conflict-exit-code",
+        type=exit_code,
+        default=CONFLICT,
+        metavar="CODE",
+        help="exit with CODE if the lock is held (default: %(default)s); if CODE is 0, say nothing either",
     )
     run.add_argument(
         "--supervise",
@@ -61,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         help="stay, forward signals, and let the lock end with the command; else the command takes the place of "
         "pidabs, and the lock is free when the last process that inherited it is gone",
     )
-    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="CMD", help="the command and its arguments")
+    run.add_argument("argv", nargs="+", metavar="CMD", help="the command and its arguments: all that follows NAME")
 
     status = command("status", "say who holds a lock", "0 held, 3 free, 4 unknown.")
     status.add_argument("--json", action="store_true", help="one object; docs/command.md has its schema")
@@ -96,7 +130,36 @@ def parser() -> argparse.ArgumentParser:
     # What these scripts ask at each TAB: `ask` and the words so far.  Not an option, whose rest would end at a `--`.
     completion.add_argument("question", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     command("demo", "show, with real processes and real kills, what pidabs is for", "0 if all is as claimed, 1 if not.")
-    return top
+    return top, run
+
+
+def _split(words: list[str], run: argparse.ArgumentParser) -> tuple[list[str], list[str], list[str]]:
+    """The words after `run` as our options, NAME, and CMD with its arguments; NAME or CMD may be missing.
+
+    As in POSIX our options end at the first word that is none.  `--` ends them too, and so does one after NAME, where
+    an option without it is more likely one of ours, misplaced, than a command.
+    """
+    valued = {string for action in run._actions if action.nargs is None for string in action.option_strings}
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "--"):
+        at += 1 + _takes_the_next(words[at], valued)
+    options, rest = words[:at], words[at:]
+    if rest[:1] == ["--"]:
+        rest = rest[1:]
+    name, command = rest[:1], rest[1:]
+    if command[:1] == ["--"]:
+        command = command[1:]
+    elif command and command[0].startswith("-"):
+        run.error(f"{command[0]}: options go before NAME; if it is the command, put -- before it")
+    return options, name, command
+
+
+def _takes_the_next(word: str, valued: set[str]) -> bool:
+    """Whether the value of an option is the next word: `-E 3`, `-nE 3`, `--scope x`, but not `-E3` or `--scope=x`."""
+    if word.startswith("--"):
+        return word in valued
+    first = next((index for index, letter in enumerate(word) if f"-{letter}" in valued), None)
+    return first == len(word) - 1
 
 
 def seconds(text: str) -> float:
@@ -118,6 +181,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error("".join(char if char.isprintable() else ascii(char)[1:-1] for char in message))
+
+
+def _path(text: str) -> str:
+    if not text:  # an unset variable of the shell
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 class _Version(argparse.Action):

@@ -1,0 +1,121 @@
+"""The line that tells, on a terminal, whom we wait for and for how long.
+
+Rules: nothing without a terminal, cron mails every word; nothing while we are in the background, where somebody else's
+line would be overwritten; nothing is left of it at the end.
+
+Asking who holds the lock leaves a dead entry in the holder's queue, so it is done once, again when that process is
+gone, and else ever more seldom.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+
+from .. import LockError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .. import Holder, Lock
+
+INTERVAL = 0.2
+"""Seconds between two looks at the clock; a shorter wait shows nothing."""
+
+_ASK_AGAIN = 30.0  # seconds; doubles
+_COLUMNS = 80
+
+
+class WaitingLine:
+    """Called every INTERVAL while we wait, as Lock.acquire's `cancel_check`."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._began = monotonic()
+        self._shown = ""
+        self._who = ""
+        self._holder: Holder | None = None
+        self._ask_at = 0.0
+
+    def __call__(self) -> bool:
+        waited = monotonic() - self._began
+        if waited >= INTERVAL and _in_foreground():
+            self._ask(waited)
+            text = _fit(f"pidabs: waiting {duration(waited)} for lock {self._lock.name!r}{self._who}")
+            if text != self._shown:
+                _write("\r" + text + " " * (_width(self._shown) - _width(text)))
+                self._shown = text
+        return False
+
+    def erase(self) -> None:
+        if self._shown and _in_foreground():
+            # The terminal itself shows a ^C, before this, after, or amidst it: all the same where it can clear a line.
+            plain = os.environ.get("TERM", "dumb") == "dumb"
+            _write("\r" + " " * (_columns() - 1) + "\r" if plain else "\r\033[K")
+        self._shown = ""
+
+    def _ask(self, waited: float) -> None:
+        if waited < self._ask_at and not (self._holder is not None and has_ended(self._holder)):
+            return
+        self._ask_at = max(_ASK_AGAIN, 2 * waited)
+        try:
+            holder = self._lock.holder()
+        except OSError:
+            return
+        self._who = f", held by {holder}{heir(holder)}" if holder is not None else ""
+        # Once is enough for one that has ended already, and left the lock to a process that it started.
+        self._holder = None if holder is None or has_ended(holder) else holder
+
+
+def heir(holder: Holder) -> str:
+    """What is to be added where the holder has ended, and the lock has not."""
+    return ", which has ended; a process that it started has the lock still open" if has_ended(holder) else ""
+
+
+def has_ended(holder: Holder) -> bool:
+    """Whether that is certain."""
+    try:
+        return holder.wait(0)
+    except LockError:
+        return False
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(2) == os.getpgrp()
+    except OSError:
+        return True  # not the terminal that controls us
+
+
+def _fit(text: str) -> str:
+    """As much as one line has room for: a longer one would be left behind."""
+    room = _columns() - 1
+    if _width(text) <= room:
+        return text
+    while _width(text) > room - 3 and text:
+        text = text[:-1]
+    return text + "..."
+
+
+def _width(text: str) -> int:
+    return sum(1 if character.isascii() else 2 for character in text)  # at most, without a table of Unicode
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(2).columns or _COLUMNS
+    except OSError:
+        return _COLUMNS
+
+
+def _write(text: str) -> None:
+    try:
+        os.write(2, text.encode(sys.stderr.encoding, "backslashreplace"))
+    except OSError:
+        pass
