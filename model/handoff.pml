@@ -212,7 +212,7 @@ inline refused() { /* _queue.wait: the pause; a look in vain is no step */
 #endif
 }
 
-inline say_w() { /* _queue.join: _say(WAITING) */
+inline say_w() { /* _queue._take_turn: say(WAITING) */
   d_step { at(SAY_W) -> said[p] = server[p]; go(ASLEEP) }
 }
 
@@ -224,7 +224,7 @@ inline let_go() { /* _queue._take_turn: the end of the connection; then wait() b
 #endif
 }
 
-inline wake() { /* _queue.accept_offer: _read_byte() */
+inline wake() { /* _queue.accept_offer: read_byte() */
   d_step { at(ASLEEP) && fd[p] && (offered[p] || !server[p]) ->
     if
     :: offered[p] -> offered[p] = 0; go(ANSWER)
@@ -233,7 +233,7 @@ inline wake() { /* _queue.accept_offer: _read_byte() */
   }
 }
 
-inline answer() { /* _queue.accept_offer: _say(ANSWER) */
+inline answer() { /* _queue.accept_offer: say(ANSWER) */
   d_step { at(ANSWER) -> answered[p] = server[p]; go(AWAKE) }
 }
 
@@ -351,7 +351,7 @@ inline accept() { /* _queue.hand_over, _descriptors.accept: accept(); of a dead 
   }
 }
 
-inline hear_w() { /* _queue._accepts: _read_byte() == WAITING */
+inline hear_w() { /* _queue._accepts: read_byte() == WAITING */
   d_step { at(HEAR_W) && (head[p] == NOBODY || said[head[p]] || slow(head[p])) ->
     if
     :: head[p] == NOBODY -> go(SKIP)
@@ -364,7 +364,7 @@ inline hear_w() { /* _queue._accepts: _read_byte() == WAITING */
   }
 }
 
-inline offer() { /* _queue._accepts: _say(OFFER) */
+inline offer() { /* _queue._accepts: say(OFFER) */
   d_step { at(OFFER) ->
     if
     :: head[p] == NOBODY -> go(SKIP)
@@ -391,7 +391,7 @@ inline offer() { /* _queue._accepts: _say(OFFER) */
 #define out_of_time(q) (slow(q) || late[p])
 #endif
 
-inline hear_a() { /* _queue._accepts: _read_byte() == ANSWER, within SOON and what is left of the release's time */
+inline hear_a() { /* _queue._accepts: read_byte() == ANSWER, within SOON and what is left of the release's time */
   d_step { at(HEAR_A) && (head[p] == NOBODY || answered[head[p]] || out_of_time(head[p])) ->
     if
     :: head[p] == NOBODY -> go(SKIP)

@@ -24,7 +24,9 @@ from ._linux import (
     AF_UNIX,
     MSG_CMSG_CLOEXEC,
     MSG_DONTWAIT,
+    MSG_NOSIGNAL,
     SCM_RIGHTS,
+    SO_PASSRIGHTS,
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -69,18 +71,38 @@ _arriving: list[Socket] = []
 """Under `guard`: sockets that are not known yet."""
 _inspected: list[socket] = []
 
+_refusable = True
+"""Whether the kernel knows SO_PASSRIGHTS, as far as we have seen."""
+
 _accept = methodcaller("_accept")
 _number = itemgetter(0)
 
 
 def open_socket(hand: object = None) -> Socket:
-    """A new socket, known before anybody can fork."""
+    """A new socket, known before anybody can fork.  Nobody can send it descriptors until we know who that is."""
     with guard:
         sock = Socket(AF_UNIX, _NONBLOCKING_STREAM)
         sock.hand = hand
         sock.role = FRESH
         known[sock.fileno()] = ref(sock)
+    take_descriptors(sock, False)
     return sock
+
+
+def take_descriptors(sock: Socket, wanted: bool) -> None:
+    """Let peers send descriptors to this socket and to those that it accepts, or not (Linux 6.16; before, they may).
+
+    Unread ones are closed with the socket, and closing a stranger's file can take as long as the stranger likes: a TCP
+    socket with SO_LINGER and a peer that does not read waits in its close.
+    """
+    global _refusable
+    if _refusable:
+        try:
+            sock.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, wanted)
+        except OSError as exc:
+            if exc.errno is None:
+                raise
+            _refusable = False
 
 
 def accept(listener: Socket, hand: object = None) -> Socket:
@@ -100,6 +122,15 @@ def drop_dead(listener: Socket, queue: list[int]) -> None:
             close(accept(listener))
         except OSError:
             return
+
+
+def say(conn: Socket, byte: bytes) -> bool:
+    return attempt(conn.send, byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
+
+
+def read_byte(conn: Socket) -> bytes | None:
+    """One byte, none at the end, None if it has not been said yet or never will be."""
+    return attempt(conn.recv, 1, MSG_DONTWAIT)
 
 
 def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Socket], int]:
@@ -164,7 +195,15 @@ def is_known(sock: Socket) -> bool:
 
 def is_listener(sock: Socket, address: bytes) -> bool:
     """Whether the socket is still what it was when it got its name."""
-    return attempt(sock.getsockname) == address and is_known(sock)
+    try:  # spelled out, not by attempt() and is_known(): each release asks
+        if sock.getsockname() != address:
+            return False
+    except OSError as exc:
+        if exc.errno is None:
+            raise
+        return False
+    entry = known.get(sock.fileno())
+    return entry is not None and entry() is sock
 
 
 def is_connection(sock: Socket, address: bytes) -> bool:

@@ -195,7 +195,7 @@ class _Netlink:
         while True:
             for kind, flags, payload in parse_messages(self._sock.recv(_BUFFER)):
                 if kind == _NLMSG_ERROR:
-                    code = -int.from_bytes(payload[:4], sys.byteorder, signed=True)
+                    code = -int.from_bytes(payload[:4], sys.byteorder, signed=True) & 0xFFFF  # errno, strerror is picky
                     raise OSError(code, f"sock_diag: {os.strerror(code)}")
                 if kind == _NLMSG_DONE:
                     return

@@ -117,9 +117,14 @@ async def _event(fd: int, seconds: float) -> bool:
         return False
     loop = asyncio.get_running_loop()
     event = loop.create_future()
-    loop.add_reader(fd, _settle, event, True)
-    timer = None if seconds == FOR_EVER else loop.call_later(seconds, _settle, event, False)
+    timer = None
+    # A signal handler's exception may have left a reader behind, here or below.  Then the loop takes this number for
+    # one that it watches already, and would never wake us.
+    loop.remove_reader(fd)
     try:
+        loop.add_reader(fd, _settle, event, True)
+        if seconds != FOR_EVER:
+            timer = loop.call_later(seconds, _settle, event, False)
         return bool(await event)
     finally:
         loop.remove_reader(fd)

@@ -4,6 +4,10 @@ SO_PEERCRED of a connection names who last called listen(); SO_PEERPIDFD (Linux 
 through that, so a recycled pid cannot be hit.  Older kernels: pidfd_open, kept only if that process has the lock's
 socket open; whoever may signal a process may look that up, so nothing is lost.
 
+To have a socket open proves little where a stranger made it: any daemon that takes descriptors can be sent it, any
+setuid program started with it.  So a stranger's lock is looked for among that stranger's own processes.  And an inode
+out of /proc/net/unix proves nothing: a name with newlines in it forges lines there.
+
 A connection leaves a dead entry in the holder's queue: do not ask in a loop.  A dead pidfd does not mean that the
 lock is free, since a grant may be in flight: only bind decides.
 """
@@ -185,7 +189,7 @@ def _guess(address: bytes) -> Holder | None:
     if listed is None:
         return None
     for pid in map(int, filter(str.isdigit, os.listdir("/proc") if _proc_is_ours() else ())):
-        if _has_open(pid, listed.inode) and (pidfd := _open_verified(pid, address)) is not None:
+        if _holds(pid, listed) and (pidfd := _open_verified(pid, address)) is not None:
             return Holder(pid, listed.uid, None, pidfd=pidfd)
     return Holder(None, listed.uid, None)
 
@@ -198,12 +202,28 @@ def _open_verified(pid: int, address: bytes) -> int | None:
         return None
     try:
         listed = _diag.find(address)
-        if listed is not None and _has_open(pid, listed.inode):
+        if listed is not None and _holds(pid, listed):
             return pidfd
     except OSError:
         pass
     os.close(pidfd)
     return None
+
+
+def _holds(pid: int, listed: _diag.Listed) -> bool:
+    """Whether this process has the socket open, and nobody can have foisted it upon it."""
+    uid = listed.uid
+    if uid is None or not _linux.is_somebody(uid):
+        return False
+    return (_linux.trusted(uid) or _uids(pid) == {uid}) and _has_open(pid, listed.inode)
+
+
+def _uids(pid: int) -> set[int]:
+    """Real, effective, saved and file system uid: more than one while it runs a setuid program."""
+    for line in _read_proc(pid, "status").split(b"\n"):
+        if line.startswith(b"Uid:"):
+            return set(map(int, line.split()[1:]))
+    return set()
 
 
 def _has_open(pid: int, inode: int) -> bool:

@@ -156,7 +156,7 @@ def is_moving(lock: Movable) -> bool:
     Who hands it to a waiter then makes two holders.  Other threads wait for `guard`; this tells the thread that forks,
     whose signal handler may release.
     """
-    return not _fork.done and any(moving is lock for moving in _fork.locks)
+    return lock in _fork.locks and not _fork.done
 
 
 def _before() -> None:

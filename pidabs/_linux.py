@@ -29,6 +29,7 @@ MSG_DONTWAIT = 0x40
 MSG_NOSIGNAL = 0x4000
 MSG_CMSG_CLOEXEC = 0x40000000
 POLLIN = 0x1
+SO_PASSRIGHTS = 83  # Linux 6.16
 
 _SO_TYPE = 3
 _SO_PEERCRED = 17
@@ -91,12 +92,13 @@ def network_namespace(sock: socket) -> bytes:
 
 
 def trusted(uid: int) -> bool:
-    """Whether a peer of this uid may be granted a lock, and believed when it grants one: root and ourselves.
+    """Whether a peer of this uid may be granted a lock, and believed when it grants one: root and ourselves."""
+    return (uid == 0 or uid == os.geteuid()) and is_somebody(uid)
 
-    Never the overflow uid: in a user namespace everybody who is not mapped reads as that, so it is nobody in
-    particular.
-    """
-    return (uid == 0 or uid == os.geteuid()) and (uid != _overflow_uid() or _all_mapped())
+
+def is_somebody(uid: int) -> bool:
+    """Whether this is one user.  In a user namespace everybody who is not mapped reads as the overflow uid."""
+    return uid != _overflow_uid() or _all_mapped()
 
 
 def _all_mapped() -> bool:

@@ -110,7 +110,7 @@ class Lock(Ownership):
         hand: list[Socket] = []
         try:
             dropped = self._drop(sock)
-            if dropped is not None and not _queue.close_if_idle(dropped):
+            if dropped is not None and dropped.fileno() >= 0:  # somebody waits
                 run(_queue.hand_over(dropped, hand))
         except BaseException:
             self._undo(hand, sock)
@@ -124,7 +124,7 @@ class Lock(Ownership):
         hand: list[Socket] = []
         try:
             dropped = self._drop(sock)
-            if dropped is not None and not _queue.close_if_idle(dropped):
+            if dropped is not None and dropped.fileno() >= 0:  # somebody waits
                 await run_async(_queue.hand_over(dropped, hand))
         except BaseException:
             self._undo(hand, sock)

@@ -36,8 +36,13 @@ class Mirror:
         text = b"%d\n" % os.getpid()
         temporary = _free_name_beside(self.path)
         fd = -1
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+            try:
+                fd = os.open(temporary, flags, _MODE)
+            except FileExistsError:  # somebody who may write there was quicker: try one that cannot be guessed
+                temporary = _random(temporary)
+                fd = os.open(temporary, flags, _MODE)
             os.fchmod(fd, _MODE)  # whatever the umask: others are to read it
             os.write(fd, text)
             _flock(fd)
@@ -86,10 +91,14 @@ class Mirror:
             return
         open_files.pop(self.fd, None)
         try:
-            self._keep(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), self._text)
+            fd = _open_regular(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return  # the flock is only a courtesy
-        _flock(self.fd)
+        if is_file(fd, self._identity):
+            self._keep(fd, self._text)
+            _flock(fd)
+        else:  # exchanged since we looked
+            os.close(fd)
 
     def remove(self) -> None:
         """Remove the file if it is written, and still ours.  Warns where that cannot be done.  Can be interrupted and
@@ -102,8 +111,9 @@ class Mirror:
         except OSError as exc:
             if exc.errno is None:  # a signal handler's
                 raise
-            self._empty()
-            warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
+            if exc.errno not in (errno.ENOENT, errno.EISDIR):  # taken away, or replaced, since we looked
+                self._empty()
+                warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
         self.forget()
 
     def _empty(self) -> None:
@@ -146,7 +156,11 @@ def _free_name_beside(path: str) -> str:
     name = os.path.join(head, f".{tail[:100]}.pidabs")
     _unlink(name)
     # Somebody else's, in a sticky directory: never mind.
-    return f"{name}-{os.urandom(4).hex()}" if _mode(name) else name
+    return _random(name) if _mode(name) else name
+
+
+def _random(name: str) -> str:
+    return f"{name}-{os.urandom(4).hex()}"
 
 
 def _is_at(path: str, fd: int) -> bool:
@@ -155,8 +169,8 @@ def _is_at(path: str, fd: int) -> bool:
 
 
 def _opened_as(path: str) -> list[int]:
-    found = []
-    for number in os.listdir("/proc/self/fd"):
+    found: list[int] = []
+    for number in attempt(os.listdir, "/proc/self/fd") or ():  # none in a chroot without /proc
         try:
             if os.readlink(f"/proc/self/fd/{number}") == path:
                 found.append(int(number))

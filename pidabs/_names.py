@@ -13,6 +13,7 @@ the exact length to bind(2); with sizeof(struct sockaddr_un) it takes another na
 from __future__ import annotations
 
 import os
+from _blake2 import blake2b  # not in hashlib, which takes 10 ms; and now: after a chroot it may be out of reach
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def resolve(name: Name, scope: str | None = None) -> tuple[str, bytes]:
     A path is made absolute now, since daemons chdir later; its directory's symlinks are resolved and its last part is
     kept, so /var/run/x.pid and /run/x.pid are one lock while a symlink planted at x.pid itself redirects nobody.
 
-    Raises TypeError or ValueError for what cannot be a name.
+    Raises TypeError or ValueError for what cannot be a name, FileNotFoundError for a relative path where the working
+    directory is gone.
     """
     raw = _encode(name)
     if not raw:
@@ -67,8 +69,11 @@ def _encode(name: Name) -> bytes:
 
 def _absolute(path: bytes) -> bytes:
     head, tail = os.path.split(path.rstrip(b"/") or b"/")
-    # realpath first and only then any "..": lexically, link/../x would be another file than the kernel's.
-    path = os.path.realpath(path) if tail in (b"", b".", b"..") else os.path.join(os.path.realpath(head), tail)
+    try:
+        # realpath first and only then any "..": lexically, link/../x would be another file than the kernel's.
+        path = os.path.realpath(path) if tail in (b"", b".", b"..") else os.path.join(os.path.realpath(head), tail)
+    except RecursionError:  # before Python 3.13; the kernel follows 40
+        raise ValueError(f"a lock's path must not lead through so many symbolic links: {path!r}") from None
     return b"/" + path.lstrip(b"/")  # POSIX lets "//x" differ from "/x"; Linux does not
 
 
@@ -88,7 +93,5 @@ def _prefix(scope: str | None) -> bytes:
 def _address(raw: bytes, prefix: bytes) -> bytes:
     if len(prefix) + len(raw) <= _MAX_ADDRESS:
         return prefix + raw
-    from hashlib import blake2b  # 10 ms to import, and few names are this long
-
     start = prefix + b"#" + blake2b(raw, digest_size=16).hexdigest().encode() + b":"
     return start + raw[len(start) - _MAX_ADDRESS :]

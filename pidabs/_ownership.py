@@ -70,7 +70,7 @@ class Ownership:
         return ask(self.address)
 
     def _seconds(self, timeout: float | EllipsisType | None) -> float | None:
-        return self._timeout if timeout is ... else _checked(timeout)
+        return self._timeout if timeout is ... else None if timeout is None else _checked(timeout)
 
     def _begin(self, seconds: float | None, task: object, hand: list[Socket]) -> Steps[bool] | None:
         """Take the lock if it is free; else the steps that wait for it, and say whether it was taken in time."""
@@ -103,7 +103,7 @@ class Ownership:
                 raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
 
     def _drop(self, sock: Socket | None) -> Socket | None:
-        """Give up what is held: the listener to hand over, None if nothing is."""
+        """Give up what is held, and close it if nobody waits: the listener, None if nothing is held."""
         with _descriptors.guard:  # not while another thread forks: the lock may be moving to the child
             # Of two threads that release, one finds it.
             if sock is None or not _descriptors.is_listener(sock, self.address) or _inherit.is_moving(self):
@@ -111,8 +111,11 @@ class Ownership:
             if _held.held.pop(sock, None) is None:
                 return None
             self._sock = None  # before another thread is granted the lock through this object
-        if self._mirror is not None:
-            self._mirror.remove()
+            if self._mirror is None:
+                _queue.close_if_idle(sock)
+                return sock
+        self._mirror.remove()  # before another process takes the lock, and writes its own
+        _queue.close_if_idle(sock)
         return sock
 
     def _is_mine(self, task: object) -> bool:
@@ -147,6 +150,8 @@ class Ownership:
             try:
                 self._mirror.write()
             except OSError as exc:
+                if exc.errno is None:  # a signal handler's
+                    raise
                 reason = f"its PID file {self._mirror.path!r} cannot be written: {exc.strerror}"
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 

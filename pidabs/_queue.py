@@ -10,8 +10,8 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
               who has just said yes: not to a stopped or frozen process, nor to a forked copy that nobody reads.
 
 Guarantees: two sockets never own one name, and a grant moves the only reference, so there is one holder.  Waiters get
-the lock in the order they joined; a newcomer cannot overtake.  When a holder, or the next owner before it reads its
-grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
+the lock in the order they joined, and no newcomer overtakes one who waited when the release began.  When a holder, or
+the next owner before it reads its grant, is killed, all waiters are woken and race: exclusion holds, the order is lost.
 
 Kernel facts relied on: an abstract name is free as soon as the last reference to its socket is gone, then every pending
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
@@ -30,7 +30,7 @@ from select import poll
 from time import monotonic
 
 from . import _descriptors, _linux
-from ._descriptors import CONNECTION, LISTENER, Socket
+from ._descriptors import CONNECTION, LISTENER, Socket, read_byte, say
 from ._drive import SOON, jitter, remaining
 from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET, attempt
 
@@ -44,9 +44,11 @@ BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4
 _RELEASE_TIME = 0.050
 _JOIN_TIME = 0.002  # between a waiter's connect and its W pass microseconds, unless it is preempted there
 _MAX_SKIPPED = 256
+_LAST_WORDS = 3  # at most an offer and a grant, then the end; which never comes if a sandbox denies shutdown(2)
 _SHORT_PAUSE = 0.0001  # doubles up to
 _LONG_PAUSE = 0.005  # after a refused connect, or
 _QUICK_TURN = _LONGEST_PAUSE = 0.050  # where we cannot queue
+_LOOK_INTERVAL = 1.0  # where a stranger holds the lock
 
 
 def bind(sock: Socket, address: bytes) -> bool:
@@ -104,33 +106,49 @@ def join(sock: Socket, address: bytes) -> int | None:
     except (BlockingIOError, PermissionError):  # the queue is full; Landlock
         return errno.EAGAIN
     sock.role = CONNECTION
-    _say(sock, WAITING)  # where that fails the holder is gone, and our turn ends as soon as it begins
     return None
 
 
 def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
     """Sleep in the queue until we are granted the listener; None if we were let go without, or the deadline passed."""
-    believed = False
+    if not _linux.trusted(_linux.peer_credentials(conn)[1]):
+        return (yield from _outlast(conn, address, deadline, hand))
     try:
-        believed = _linux.trusted(_linux.peer_credentials(conn)[1])  # now, not while the holder waits for our answer
+        _descriptors.take_descriptors(conn, True)  # the lock is one, and comes after our W
+        say(conn, WAITING)  # where that fails the holder is gone, and our turn ends as soon as it begins
         if (yield from _readable(conn, deadline)):
-            accept_offer(conn, address, believed)
+            accept_offer(conn, address)
             yield conn.fileno(), min(SOON, remaining(deadline))
             while not hand and (yield from _readable(conn, deadline)):
                 receive(conn, address, hand)
         if not hand:
-            give_up(conn, address, believed, hand)
+            give_up(conn, address, hand)
     except _LetGo:
         pass
     except BaseException as exc:
         if not hand:
-            give_up(conn, address, believed, hand)
+            give_up(conn, address, hand)
         if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
             yield from hand_over(hand.pop(), hand)
         raise
     finally:
         _descriptors.abandon(conn)
     return hand[0] if hand else None
+
+
+def _outlast(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
+    """Sleep in a stranger's queue: None as soon as it says anything, which is not believed, or lets us go."""
+    try:
+        say(conn, WAITING)  # else an honest one, who trusts us, would wait for it
+        # It may let the lock go and keep our connection, so try for ourselves now and then.
+        while not (yield conn.fileno(), min(_LOOK_INTERVAL, remaining(deadline))) and monotonic() < deadline:
+            sock = _descriptors.open_socket(hand)
+            if bind(sock, address):
+                return sock
+            _descriptors.close(sock)
+    finally:
+        _descriptors.abandon(conn)
+    return None
 
 
 def _readable(conn: Socket, deadline: float) -> Steps[bool]:
@@ -148,15 +166,12 @@ class _LetGo(Exception):
     """
 
 
-def accept_offer(conn: Socket, address: bytes, believed: bool) -> None:
-    """Step 3: read the first message, which has to be an offer, and answer it.  Raises _LetGo.
-
-    No descriptor is received here: closing one that a stranger sent could block.
-    """
+def accept_offer(conn: Socket, address: bytes) -> None:
+    """Step 3: read the first message, which has to be an offer, and answer it.  Raises _LetGo."""
     # If it was closed behind our back, its number is not ours to read from.
-    if not _descriptors.is_connection(conn, address) or _read_byte(conn) != OFFER or not believed:
+    if not _descriptors.is_connection(conn, address) or read_byte(conn) != OFFER:
         raise _LetGo
-    _say(conn, ANSWER)  # where that fails the holder has not waited; if it is this process, its grant is here already
+    say(conn, ANSWER)  # where that fails the holder has not waited; if it is this process, its grant is here already
 
 
 def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
@@ -175,9 +190,10 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
     try:
         if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
             hand.append(passed[0])
+            _descriptors.take_descriptors(hand[0], False)  # another program may not have seen to it
             hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
         elif data == OFFER and not passed:
-            _say(conn, ANSWER)
+            say(conn, ANSWER)
         elif flags & MSG_CTRUNC and not passed:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         else:
@@ -197,7 +213,7 @@ def _is_grant(sock: Socket, conn: Socket, address: bytes) -> bool:
     )
 
 
-def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) -> None:
+def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
     """Leave the queue; if we had been granted the lock meanwhile, its listener is put in `hand`.
 
     Shut down first: a grant either fails from then on, or is here to be read.  Without that, a grant between our last
@@ -206,8 +222,9 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
     try:
         if _descriptors.is_connection(conn, address):
             attempt(conn.shutdown, SHUT_RDWR)
-            while believed and not hand:  # at most an offer and a grant, then the end
-                receive(conn, address, hand)
+            for _ in range(_LAST_WORDS):
+                if not hand:
+                    receive(conn, address, hand)
     except _LetGo:
         pass
     except OSError as exc:  # no descriptor left for the grant
@@ -217,14 +234,12 @@ def give_up(conn: Socket, address: bytes, believed: bool, hand: list[Socket]) ->
         _descriptors.abandon(conn)
 
 
-def close_if_idle(listener: Socket) -> bool:
-    """Free the lock if nobody waits: whether it is free now.  Who joins in between is woken by the close."""
+def close_if_idle(listener: Socket) -> None:
+    """Free the lock if nobody waits.  Who joins in between is woken by the close."""
     poller = poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
-    idle = not poller.poll(0)
-    if idle:
+    if not poller.poll(0):
         _descriptors.close(listener)
-    return idle
 
 
 def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
@@ -233,37 +248,38 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
     `listener` is closed in any case, so a process that is interrupted here holds nothing.
     """
     deadline = monotonic() + _RELEASE_TIME
-    conn = None
+    unclosed: list[Socket] = []  # a stranger's to the last: before Linux 6.16 that can take long, see take_descriptors
     try:
         for _ in range(_MAX_SKIPPED):
             conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
-            if conn is None or ((yield from _accepts(conn, deadline)) and _grant(conn, listener)):
+            if conn is None:
                 return
-            _descriptors.close(conn)
+            unclosed.append(conn)
+            if _linux.trusted(_linux.peer_credentials(conn)[1]):
+                if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
+                    return
+                _descriptors.close(unclosed.pop())
             if monotonic() >= deadline:
                 return
             # Somebody was there at first, but the next accept may find nobody; and whether it then blocks travels with
             # the listener: another program may have made it so.
             os.set_blocking(listener.fileno(), False)
     finally:
-        if conn is not None:
-            _descriptors.close(conn)
         _descriptors.abandon(listener)
+        for conn in unclosed:
+            _descriptors.close(conn)
 
 
 def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
-    """Whether it is a waiter, trusted, and accepts our offer."""
-    pid, uid, _ = _linux.peer_credentials(conn)
-    if not _linux.trusted(uid):
-        return False
-    said = _read_byte(conn)
+    """Whether it is a waiter and accepts our offer."""
+    said = read_byte(conn)
     if said is None and (yield conn.fileno(), _JOIN_TIME):  # just connected, or somebody who only asks who we are
-        said = _read_byte(conn)
-    if said != WAITING or not _say(conn, OFFER):
+        said = read_byte(conn)
+    if said != WAITING or not say(conn, OFFER):
         return False
-    if pid == os.getpid():
+    if _linux.peer_credentials(conn)[0] == os.getpid():
         return True  # it may be a task of this very thread, which cannot answer while we wait
-    return (yield conn.fileno(), min(SOON, remaining(deadline))) and _read_byte(conn) == ANSWER
+    return (yield conn.fileno(), min(SOON, remaining(deadline))) and read_byte(conn) == ANSWER
 
 
 def _grant(conn: Socket, listener: Socket) -> bool:
@@ -276,16 +292,6 @@ def _grant(conn: Socket, listener: Socket) -> bool:
             raise
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
-    # Before the new owner can run: until this copy is closed the name stays taken, though he may have freed the lock.
-    _descriptors.abandon(listener)
-    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; closing takes longer than its way out
+    _descriptors.abandon(listener)  # first: while we have a copy, the next owner cannot free the lock
+    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way out
     return True
-
-
-def _say(conn: Socket, byte: bytes) -> bool:
-    return attempt(conn.send, byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
-
-
-def _read_byte(conn: Socket) -> bytes | None:
-    """One byte, none at the end, None if it has not been said yet or never will be."""
-    return attempt(conn.recv, 1, MSG_DONTWAIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -113,7 +114,7 @@ class Child:
 
     def expect(self, text: str) -> None:
         line = self.read_line()
-        assert line == text
+        assert line == text, line
 
     def says_nothing(self, seconds: float = STILL_BLOCKED_AFTER) -> bool:
         """Whether it prints nothing for so long."""
@@ -184,6 +185,40 @@ HOLD_PIDFILE = """
     say("released")
 """
 """The same for a PIDLockFile: the class as MODULE:NAME, and its path."""
+
+SECCOMP = """
+    import ctypes, struct
+
+    def deny(call, number):
+        '''From now on this call fails with this errno: "socket" of AF_UNIX, "netlink" (another), "bind", "shutdown".'''
+        calls = {"x86_64": (0xC000003E, 41, 49, 48), "aarch64": (0xC00000B7, 198, 200, 210)}[os.uname().machine]
+        arch, socket, bind, shutdown = calls
+        AF_UNIX, AF_NETLINK = 1, 16
+        found, family = {
+            "socket": (socket, AF_UNIX), "netlink": (socket, AF_NETLINK),
+            "bind": (bind, None), "shutdown": (shutdown, None),
+        }[call]
+        load, equal, leave = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+        allow, refuse = (leave, 0, 0, 0x7FFF0000), (leave, 0, 0, 0x00050000 | number)
+        if family is not None:
+            checks = [(load, 0, 0, 0), (equal, 0, 3, found), (load, 0, 0, 16), (equal, 0, 1, family)]
+        else:
+            checks = [(load, 0, 0, 0), (equal, 0, 1, found)]
+        program = [(load, 0, 0, 4), (equal, 1, 0, arch), allow, *checks, refuse, allow]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+        header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
+        no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
+        if prctl(no_new_privileges, 1, None, 0, 0) or prctl(set_seccomp, filter_mode, header, 0, 0):
+            say("no seccomp")
+            sys.exit()
+"""
+"""Child code: a filter of system calls.  It says "no seccomp" and ends where it cannot have one."""
+
+has_seccomp = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows the calls of x86_64 and aarch64"
+)
 
 UNPRIVILEGED = 12345
 """A uid and gid that nobody has."""

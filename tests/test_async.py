@@ -406,3 +406,49 @@ def test_mirror_names_us_and_goes(run: Run[None], tmp_path: Any) -> None:
         assert not path.exists()
 
     run(main())
+
+
+@pytest.mark.parametrize("where", ["after add_reader", "before remove_reader"])
+def test_a_reader_that_an_exception_left_behind(where: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler raises beside the loop's own call: 1. the reader stays in the loop's map while its descriptor is
+    closed, 2. the next connection gets that number, 3. the loop takes it for one that it watches already."""
+
+    class Injected(BaseException):
+        pass
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        lock = pidabs.Lock(name)
+        with child(HOLD, args=(name,)) as holder:
+            holder.expect("held")
+            with monkeypatch.context() as patch:
+                add, remove = loop.add_reader, loop.remove_reader
+                added = []
+
+                def add_and_raise(fd: int, *args: Any) -> None:
+                    add(fd, *args)
+                    added.append(fd)
+                    if where == "after add_reader":
+                        raise Injected
+
+                def remove_or_raise(fd: int) -> bool:
+                    if added:
+                        raise Injected
+                    return remove(fd)
+
+                patch.setattr(loop, "add_reader", add_and_raise)
+                patch.setattr(loop, "remove_reader", remove_or_raise)
+                with pytest.raises(Injected):
+                    await lock.acquire_async(0.01)
+            waiting = asyncio.create_task(lock.acquire_async(20))
+            await until(lambda: lock.waiters() == 1)
+            await steps(3)
+            holder.tell()
+            await waiting
+        await lock.release_async()
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 10))
+    finally:
+        loop.close()

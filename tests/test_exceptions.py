@@ -17,17 +17,39 @@ import socket
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import kinds
 import pytest
+import timed
+from injection import (
+    PATIENCE,
+    PEER,
+    SCENARIOS,
+    STALL,
+    Acquire,
+    AcquireMirrored,
+    GiveUp,
+    Granted,
+    HandOver,
+    Injected,
+    InjectedTimeout,
+    ReleaseMirrored,
+    Scenario,
+    Tracer,
+    disturb,
+    everything_works,
+    is_ours,
+    queue_of,
+    traced,
+)
 from support import DEADLINE, Child, child, must_block, open_descriptors, wait_until
 
 import pidabs
-from pidabs import _descriptors, _diag, _lock, _ownership, _queue
+from pidabs import _descriptors, _lock, _ownership, _queue
 
 pytestmark = [
     # A socket that an exception drops on its way into a variable closes itself, which Python remarks upon; and an
@@ -37,282 +59,15 @@ pytestmark = [
 ]
 
 EVERYTHING = os.environ.get("PIDABS_INJECT") == "all"
-CORE = os.path.dirname(pidabs.__file__) + os.sep
-STALL = 1000  # ms
-PATIENCE = 2.0
-
-PEER = f"""
-    import pidabs, select, time
-    lock = pidabs.Lock(sys.argv[1])
-    def listen():  # unbuffered, for the select below
-        line = b""
-        while not line.endswith(b"\\n"):
-            byte = os.read(0, 1)
-            if not byte: break
-            line += byte
-        return line.strip().decode()
-    def take():
-        began = time.monotonic()
-        try:
-            lock.acquire(timeout={PATIENCE})
-        except pidabs.Timeout:
-            return -1
-        return int((time.monotonic() - began) * 1000)
-    while command := listen():
-        if command == "hold":
-            lock.acquire(timeout={PATIENCE}); say("held")
-        elif command == "let go":
-            lock.release(); say("let go")
-        elif command == "let go when waited for":
-            while not lock.waiters() and not select.select([sys.stdin], [], [], 0.0005)[0]:
-                pass
-            lock.release(); listen(); say("let go")
-        elif command == "take":
-            took = take()
-            if took >= 0: lock.release()
-            say(took)
-        elif command == "wait":
-            say("waiting")
-            took = take()
-            say(took)
-            if took >= 0: lock.release()
-            say("done")
-"""
-
-
-class Injected(BaseException):
-    pass
-
-
-class InjectedTimeout(TimeoutError):
-    """What the handlers of alarms usually raise: an OSError, which must not be taken for the kernel's."""
-
-
-class Tracer:
-    """Raises at the nth line (or opcode) that runs inside pidabs, and says where that was."""
-
-    def __init__(self, nth: int, event: str = "line", kind: type[BaseException] = Injected) -> None:
-        self.kind = kind
-        self.nth = nth
-        self.event = event
-        self.seen = 0
-        self.where = "nowhere"
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
-        if not frame.f_code.co_filename.startswith(CORE):
-            return None
-        frame.f_trace_opcodes = self.event == "opcode"
-        return self._local
-
-    def _local(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
-        if event == "line":
-            frame.f_trace_opcodes = self.event == "opcode"  # CPython 3.13 takes it only now
-        if event == self.event:
-            self.seen += 1
-            if self.seen == self.nth:
-                code = frame.f_code
-                self.where = (
-                    f"{self.event} {self.nth}, {os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
-                )
-                raise self.kind(self.where)
-        return self._local
-
-
-class Scenario:
-    """One call, what has to happen around it, and a peer process that takes part."""
-
-    mirror = False
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / f"{uuid.uuid4().hex}.pid")
-        self.lock = pidabs.Lock(self.path, mirror=self.mirror)
-        self.peer = Child(PEER, args=(self.path,))
-
-    def ask(self, command: str) -> str:
-        self.peer.tell(command)
-        return self.peer.read_line()
-
-    def before(self) -> None:
-        pass
-
-    def call(self) -> None:
-        raise NotImplementedError
-
-    def after(self) -> None:
-        """What the others do, while the exception is alive; the lock is given up before, if it is held."""
-
-
-class Acquire(Scenario):
-    def call(self) -> None:
-        self.lock.acquire()
-
-
-class AcquireMirrored(Acquire):
-    mirror = True
-
-
-class TryInVain(Scenario):
-    def before(self) -> None:
-        assert self.ask("hold") == "held"
-
-    def call(self) -> None:
-        try:
-            self.lock.acquire(0)
-        except pidabs.Timeout:
-            pass
-
-    def after(self) -> None:
-        assert self.ask("let go") == "let go"
-
-
-class GiveUp(TryInVain):
-    def call(self) -> None:
-        try:
-            self.lock.acquire(0.01)
-        except pidabs.Timeout:
-            pass
-
-
-class Granted(TryInVain):
-    def before(self) -> None:
-        super().before()
-        self.peer.tell("let go when waited for")
-
-    def call(self) -> None:
-        self.lock.acquire(PATIENCE)
-
-    def after(self) -> None:
-        assert self.ask("anyway") == "let go"
-
-
-class GrantedMirrored(Granted):
-    mirror = True
-
-
-class Release(Scenario):
-    def before(self) -> None:
-        self.lock.acquire()
-
-    def call(self) -> None:
-        self.lock.release()
-
-
-class ReleaseMirrored(Release):
-    mirror = True
-
-
-class HandOver(Release):
-    dead = 0
-
-    def before(self) -> None:
-        self.lock.acquire()
-        for _ in range(self.dead):
-            with socket.socket(socket.AF_UNIX) as gone:
-                gone.connect(self.lock.address)
-        assert self.ask("wait") == "waiting"
-        wait_until(lambda: any(queue_of(self.lock)), "the peer waits")
-
-    def after(self) -> None:
-        waited = int(self.peer.read_line())
-        assert self.peer.read_line() == "done"
-        assert waited >= 0, "the waiter never got the lock"
-        assert waited < STALL, f"the waiter stalled: {waited} ms"
-
-
-class HandOverPastTheDead(HandOver):
-    dead = 2
-
-
-def queue_of(lock: pidabs.Lock) -> list[int]:
-    found = _diag.find(lock.address)
-    assert found is not None
-    return _diag.queue(found.inode)
-
-
-SCENARIOS = [
-    Acquire,
-    AcquireMirrored,
-    TryInVain,
-    GiveUp,
-    Granted,
-    GrantedMirrored,
-    Release,
-    ReleaseMirrored,
-    HandOver,
-    HandOverPastTheDead,
-]
+OTHERS = [kind for kind in kinds.ALL if kind != "Lock"]
 
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scenario]:
-    made: Scenario = request.param(tmp_path)
+    make, *kind = request.param if isinstance(request.param, tuple) else (request.param,)
+    made: Scenario = make(tmp_path, *kind)
     yield made
-    made.peer.close()
-    _descriptors._release_guard()  # a failure of one test is not to be that of all others
-
-
-def disturb(scenario: Scenario, call: Callable[[], None]) -> None:
-    """Run `call`, out of which Injected may come, and check all that is promised."""
-    scenario.before()
-    before = open_descriptors()
-    if scenario.lock.held:
-        before = {entry for entry in before if not entry.startswith(f"{scenario.lock.fileno()} ")}
-    try:
-        call()
-    except (Injected, InjectedTimeout, pidabs.LockError):
-        everything_works(scenario)
-        strangers = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]  # they get the numbers that have become free
-    else:
-        everything_works(scenario)
-        strangers = []
-    # The exception is gone now, and with it the objects that it kept alive.
-    for fd in strangers:
-        assert os.readlink(f"/proc/self/fd/{fd}") == "/dev/null", "a stranger's file was closed"
-        os.close(fd)
-    assert open_descriptors() - before == set(), "descriptors have leaked"
-    scenario.lock.acquire(PATIENCE)
-    scenario.lock.release()
-    assert os.listdir(os.path.dirname(scenario.path)) == []
-
-
-def everything_works(scenario: Scenario) -> None:
-    no_thread_hangs()
-    if scenario.lock.held:
-        scenario.lock.release()
-    scenario.after()
-    took = int(scenario.ask("take"))
-    assert took >= 0, "lost: neither held by its object nor free"
-    assert took < STALL, f"it took {took} ms until the lock was free"
-
-
-def no_thread_hangs() -> None:
-    def work() -> None:
-        pidabs.Lock(uuid.uuid4().hex).acquire(0).release()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    assert not thread.is_alive(), "another thread hangs"
-
-
-def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] = Injected) -> bool:
-    """Inject at one point; False when the call ended before."""
-    tracer = Tracer(nth, event, kind)
-
-    def call() -> None:
-        previous = sys.gettrace()
-        sys._getframe().f_trace_opcodes = event == "opcode"  # CPython 3.12 looks at this as tracing begins
-        sys.settrace(tracer)
-        try:
-            scenario.call()
-        finally:
-            sys.settrace(previous)
-
-    try:
-        disturb(scenario, call)
-    except AssertionError as exc:
-        raise AssertionError(f"after an exception at {tracer.where}: {exc}") from exc
-    return tracer.seen >= nth
+    made.close()
 
 
 @pytest.mark.parametrize("kind", [Injected, InjectedTimeout])
@@ -320,6 +75,17 @@ def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] =
 def test_exception_at_every_line(scenario: Scenario, kind: type[BaseException]) -> None:
     nth = 1
     while traced(scenario, nth, "line", kind):
+        nth += 1
+    assert nth > 15
+
+
+@pytest.mark.parametrize(
+    "scenario", [(make, kind) for kind in OTHERS for make in (AcquireMirrored, ReleaseMirrored)], indirect=True
+)
+def test_exception_at_every_line_of_the_others(scenario: Scenario) -> None:
+    """`python -m stress signals` does it in every scenario."""
+    nth = 1
+    while traced(scenario, nth, "line", InjectedTimeout):
         nth += 1
     assert nth > 15
 
@@ -415,10 +181,8 @@ def test_second_exception_during_the_tidy_up(scenario: Scenario, method: str, mo
     nth = 1
     while True:
         tracer = Tracer(nth)
-        scenario.before()
         before = open_descriptors()
-        if scenario.lock.held:
-            before = {entry for entry in before if not entry.startswith(f"{scenario.lock.fileno()} ")}
+        scenario.before()
         with monkeypatch.context() as patch:
             interrupted = Interrupted(patch, method)
             call_and_trace_after(scenario, tracer, interrupted)
@@ -442,7 +206,7 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
         return only_after
 
     def only_after(frame: FrameType, event: str, arg: Any) -> Any:
-        if interrupted.raised and frame.f_code.co_filename.startswith(CORE) and frame.f_globals not in TIDIERS:
+        if interrupted.raised and is_ours(frame.f_code) and frame.f_globals not in TIDIERS:
             tracer._local(frame, event, arg)
         return only_after
 
@@ -459,98 +223,14 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
 
 # Real signals ---------------------------------------------------------------------------------------------------------
 
-SIGNALLED = """
-    import gc, random, signal, time, warnings
-    import pidabs
-    warnings.simplefilter("ignore")
-    seed, mode, name, count = sys.argv[1:]
-    random.seed(seed)
-    class Injected(BaseException): pass
-    armed = False
-    def handler(*_):
-        if armed: raise Injected  # else it comes late, from a timer that has been stopped
-    signal.signal(signal.SIGALRM, handler)
-    lock = pidabs.Lock(name, mirror="mirrored" in mode)
-    def descriptors(): return sorted(os.listdir("/proc/self/fd"))
-    def once():
-        try:
-            lock.acquire(random.choice([0, 0.0005, 5]) if "contended" in mode else None)
-        except pidabs.Timeout:
-            return
-        if random.random() < 0.3: time.sleep(0.0001)
-        lock.release()
-    once()
-    before = descriptors()
-    hits = 0
-    longest = 0.0
-    longest_delay = 1.5e-3 if "contended" in mode else 2.5e-4 if "mirrored" in mode else 6e-5
-    for i in range(int(count)):
-        began = time.monotonic()
-        try:
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, longest_delay))
-                once()
-            finally:
-                armed = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Injected:
-            hits += 1
-        longest = max(longest, time.monotonic() - began)
-        if lock.held:
-            lock.release()
-        if descriptors() != before:
-            gc.collect()
-            if descriptors() != before:
-                links = [f"/proc/self/fd/{n}" for n in descriptors()]
-                say("leaked", "at", i, [os.readlink(link) for link in links if os.path.lexists(link)])
-                break
-    else:
-        say("fine", hits, int(longest * 1000))
-    if "mirrored" in mode and os.path.exists(name): say("mirror left behind")
-    say("end")
-    listen()
-"""
 
-RIVAL = """
-    import time
-    import pidabs
-    lock = pidabs.Lock(sys.argv[1])
-    import select
-    longest = 0.0
-    say("going")
-    while not select.select([0], [], [], 0)[0]:
-        began = time.monotonic()
-        lock.acquire()
-        longest = max(longest, time.monotonic() - began)
-        time.sleep(0.0002)
-        lock.release()
-    say(int(longest * 1000))
-"""
-
-
-@pytest.mark.parametrize("mode", ["alone", "alone, mirrored", "contended", "contended, mirrored"])
-def test_signal_handler_that_raises_at_any_time(mode: str, tmp_path: Path) -> None:
-    path = str(tmp_path / "x.pid")
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*(("Lock", mode) for mode in timed.MODES), *((kind, timed.MODES[-1]) for kind in OTHERS)]
+)
+def test_signal_handler_that_raises_at_any_time(kind: str, mode: str, tmp_path: Path) -> None:
     seed = str(random.getrandbits(32))
-    count = (700 if "contended" in mode else 4000) * (10 if EVERYTHING else 1)
-    rivals = [Child(RIVAL, args=(path,)) for _ in range(2 if "contended" in mode else 0)]
     print("seed", seed)
-    try:
-        for rival in rivals:
-            rival.expect("going")
-        with child(SIGNALLED, args=(seed, mode, path, str(count))) as process:
-            verdict = process.read_line(deadline=90)
-            assert verdict.startswith("fine"), verdict
-            assert int(verdict.split()[1]) > count // 10, "hardly any exceptions were raised: the timer is off the mark"
-            process.expect("end")
-            for rival in rivals:
-                rival.tell()
-                assert int(rival.read_line()) < STALL, "a rival stalled"
-            pidabs.Lock(path).acquire(PATIENCE).release()  # while the process that was interrupted still lives
-    finally:
-        for rival in rivals:
-            rival.close()
+    timed.strike(kind, mode, str(tmp_path / "x.pid"), 2000 if EVERYTHING else 100, seed)
 
 
 WAIT = """
@@ -814,7 +494,7 @@ def test_dropped_release_frees_the_lock(name: str, peer: Child) -> None:
     assert _queue.bind(listener, lock.address)
     peer.tell("wait")
     peer.expect("waiting")
-    wait_until(lambda: any(queue_of(lock)), "the peer waits")
+    wait_until(lambda: any(queue_of(lock.address)), "the peer waits")
     steps = _queue.hand_over(listener, hand)
     next(steps)  # offered
     del steps

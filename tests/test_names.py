@@ -142,6 +142,28 @@ def test_spellings_of_one_path(tmp_path: Path, spelling: str, expected: str) -> 
     assert expected.format(base=base) == resolve(spelling.format(base=base))[0]
 
 
+def test_path_through_more_symlinks_than_the_kernel_follows(tmp_path: Path) -> None:
+    """Whoever owns a directory on the way can plant them; before Python 3.13 resolving them is a recursion."""
+    (tmp_path / "0").symlink_to(tmp_path)
+    for number in range(1, 1500):
+        (tmp_path / str(number)).symlink_to(str(number - 1))
+    try:
+        full, _ = resolve(tmp_path / "1499" / "x.pid")
+    except ValueError as exc:
+        assert "so many symbolic links" in str(exc)  # noqa: PT017
+    else:
+        assert full == os.path.realpath(tmp_path) + "/x.pid"
+
+
+def test_relative_path_where_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError):
+        resolve("./x")
+    assert resolve("x")[0] == "x"
+
+
 def test_relative_path_is_made_absolute_when_the_lock_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lock = pidabs.Lock("./x.pid")

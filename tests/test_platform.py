@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
-from support import child
+from support import SECCOMP, child, has_seccomp
 
 # Not Linux ----------------------------------------------------------------------------------------------------
 
@@ -113,31 +112,7 @@ def test_here_the_stand_ins_are_ours_and_silent() -> None:
 
 # A sandbox ----------------------------------------------------------------------------------------------------
 
-SECCOMP = """
-    import ctypes, errno, struct
-
-    def deny(call, number):
-        '''From now on socket(AF_UNIX) or bind() fails with this errno.'''
-        calls = {"x86_64": (0xC000003E, 41, 49), "aarch64": (0xC00000B7, 198, 200)}[os.uname().machine]
-        arch, socket, bind = calls
-        load, equal, leave = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-        allow, refuse = (leave, 0, 0, 0x7FFF0000), (leave, 0, 0, 0x00050000 | number)
-        if call == "socket":
-            checks = [(load, 0, 0, 0), (equal, 0, 3, socket), (load, 0, 0, 16), (equal, 0, 1, 1)]
-        else:
-            checks = [(load, 0, 0, 0), (equal, 0, 1, bind)]
-        program = [(load, 0, 0, 4), (equal, 1, 0, arch), allow, *checks, refuse, allow]
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-        header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
-        no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
-        if prctl(no_new_privileges, 1, None, 0, 0) or prctl(set_seccomp, filter_mode, header, 0, 0):
-            say("no seccomp")
-            sys.exit()
-
-    deny(sys.argv[1], int(sys.argv[2]))
-"""
+DENIED = SECCOMP + "    deny(sys.argv[1], int(sys.argv[2]))\n"
 
 EPERM, EACCES, EAFNOSUPPORT = 1, 13, 97
 
@@ -145,9 +120,6 @@ sandboxes = pytest.mark.parametrize(
     ("call", "number"),
     [("socket", EPERM), ("socket", EACCES), ("socket", EAFNOSUPPORT), ("bind", EPERM), ("bind", EACCES)],
     ids=["socket EPERM", "socket EACCES", "socket EAFNOSUPPORT", "bind EPERM", "bind EACCES"],
-)
-has_filter = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows the calls of x86_64 and aarch64"
 )
 
 
@@ -163,13 +135,13 @@ def sandboxed(code: str, *args: str, cwd: Path) -> list[str]:
     return lines[:-1]
 
 
-@has_filter
+@has_seccomp
 @sandboxes
 @pytest.mark.parametrize("timeout", ["0", "0.1", "None"])
 def test_lock_in_a_sandbox(call: str, number: int, timeout: str, tmp_path: Path) -> None:
     code = (
         "    import pidabs\n"
-        + SECCOMP
+        + DENIED
         + f"""
     lock = pidabs.Lock("x", mirror="x.pid")
     try:
@@ -187,12 +159,12 @@ def test_lock_in_a_sandbox(call: str, number: int, timeout: str, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@has_filter
+@has_seccomp
 @sandboxes
 def test_the_stand_ins_in_a_sandbox(call: str, number: int, tmp_path: Path) -> None:
     """An error, and not the originals: some processes on sockets and some on files would exclude nobody."""
     code = (
-        SECCOMP
+        DENIED
         + """
     import warnings, lockfile
     warnings.simplefilter("error")
@@ -212,7 +184,7 @@ def test_the_stand_ins_in_a_sandbox(call: str, number: int, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@has_filter
+@has_seccomp
 @sandboxes
 def test_filelocks_stand_in_in_a_sandbox(call: str, number: int, tmp_path: Path) -> None:
     code = (
@@ -221,7 +193,7 @@ def test_filelocks_stand_in_in_a_sandbox(call: str, number: int, tmp_path: Path)
     from pidabs.compat.filelock import AsyncFileLock, FileLock
     loop = asyncio.new_event_loop()
     """
-        + SECCOMP.lstrip()
+        + DENIED.lstrip()
         + """
     lock = FileLock("x.lock")
     awaited = AsyncFileLock("x.lock")

@@ -21,7 +21,19 @@ import pidabs
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "pidabs").rglob("*.py")) + sorted((ROOT / "compat").rglob("*.py"))
 
-CHEAP = {"__future__", "_operator", "_socket", "_struct", "_weakref", "atexit", "errno", "fcntl", "select", "struct"}
+CHEAP = {
+    "__future__",
+    "_blake2",
+    "_operator",
+    "_socket",
+    "_struct",
+    "_weakref",
+    "atexit",
+    "errno",
+    "fcntl",
+    "select",
+    "struct",
+}
 """What `import pidabs` may load of the standard library beside what a bare interpreter has: under a millisecond in all.
 
 Not socket, hashlib, typing, threading, asyncio, signal, subprocess, contextlib, warnings: some take 10 ms."""

@@ -165,7 +165,7 @@ class UnixFileLock(_Base):
             raise ValueError("timeout must be a number of seconds, not nan")
         if not hold.gate.acquire(False):
             seconds = self._pass(hold, seconds, interval, cancel_check)
-        before = hold.count if hold.count and hold.held else 0
+        before, busy = hold.count if hold.count and hold.held else 0, hold.busy
         try:
             if before:
                 hold.count += 1
@@ -173,6 +173,7 @@ class UnixFileLock(_Base):
                 self._take(hold, seconds, interval, cancel_check)
             return _Proxy(self)
         except BaseException:
+            hold.busy = busy  # a signal handler's exception may have struck where it is set or cleared
             hold.undo(before)
             raise
         finally:
@@ -218,14 +219,15 @@ class UnixFileLock(_Base):
                 if self._pid != getpid():
                     return  # a fork copied the gate while another thread was in it
                 hold.gate.acquire()
-            last = force or hold.count == 1
+            last, busy = force or hold.count == 1, hold.busy
             try:
                 if self._counts_down(hold, force):
                     hold.let_go()
                     if hold.logs:
                         self._log("Lock %s released on %s")
             except BaseException:  # a signal handler's, before or while it was let go
-                if last and hold.count and not hold.busy:
+                hold.busy = busy
+                if last and hold.count and not busy:
                     hold.let_go()
                 raise
             finally:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import filelock as _original
 from filelock import Timeout
 
-from pidabs import AlreadyHeld, NotHeld
+from pidabs import AlreadyHeld, Lock, NotHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
@@ -46,23 +46,26 @@ class _Gate:
     """One task at a time takes or drops the lock of a Hold; on whichever loop, in whichever thread."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._closed = False
+        self._guard = threading.RLock()  # a finalizer, or what a tracing function left, may be on top of us
+        self._inside: object = None
         self._waiting: list[asyncio.Future[None]] = []
 
-    def enter(self) -> asyncio.Future[None] | None:
+    def enter(self, me: object) -> asyncio.Future[None] | None:
         """None: come in.  Else what to wait for before trying again."""
         with self._guard:
-            if not self._closed:
-                self._closed = True
+            if self._inside is None:
+                self._inside = me
                 return None
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             return turn
 
-    def leave(self) -> None:
+    def leave(self, me: object) -> None:
+        """Does nothing for whoever is not inside: a signal handler may have raised just before, or after, `enter`."""
         with self._guard:
-            self._closed = False
+            if self._inside is not me:
+                return
+            self._inside = None
             waiting, self._waiting = self._waiting, []
         for turn in waiting:
             try:
@@ -116,20 +119,26 @@ class AsyncUnixFileLock(_AsyncBase):
         interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
         if seconds != seconds:
             raise ValueError("timeout must be a number of seconds, not nan")
-        gate = _gate_of(hold)
-        seconds = await self._pass(gate, seconds, interval, cancel_check)
-        before = hold.count if hold.count and hold.held else 0
+        gate, me, before = _gate_of(hold), object(), -1
         try:
-            if before:
-                hold.count += 1
-            else:
-                await self._take(hold, seconds, interval, cancel_check)
-            return _AsyncProxy(self)
+            try:
+                seconds = await self._pass(gate, me, seconds, interval, cancel_check)
+                before = hold.count if hold.count and hold.held else 0
+                if before:
+                    hold.count += 1
+                else:
+                    await self._take(hold, seconds, interval, cancel_check)
+                return _AsyncProxy(self)
+            except BaseException:
+                if before >= 0:
+                    hold.busy = ""  # a signal handler's may have struck where that is set or cleared
+                    hold.undo(before)
+                raise
+            finally:
+                gate.leave(me)
         except BaseException:
-            hold.undo(before)
+            gate.leave(me)  # for a signal handler's that struck before the other could begin
             raise
-        finally:
-            gate.leave()
 
     async def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
@@ -170,10 +179,10 @@ class AsyncUnixFileLock(_AsyncBase):
             raise failure
 
     async def _pass(
-        self, gate: _Gate, seconds: float | None, interval: float, cancel_check: CancelCheck | None
+        self, gate: _Gate, me: object, seconds: float | None, interval: float, cancel_check: CancelCheck | None
     ) -> float | None:
         """Wait until no other task is taking this very object's lock; returns the seconds that are left."""
-        turn = gate.enter()
+        turn = gate.enter(me)
         if turn is None:
             return seconds
         deadline = None if seconds is None else monotonic() + seconds
@@ -183,7 +192,7 @@ class AsyncUnixFileLock(_AsyncBase):
                 left = interval if left is None else min(interval, left)
             await asyncio.wait({turn}, timeout=left)
             if turn.done():
-                turn = gate.enter()
+                turn = gate.enter(me)
             elif (deadline is not None and monotonic() >= deadline) or (cancel_check is not None and cancel_check()):
                 turn.cancel()
                 raise Timeout(self.lock_file)
@@ -194,20 +203,28 @@ class AsyncUnixFileLock(_AsyncBase):
         hold = self._mine.hold
         if self._pid != getpid() or not hold.count:
             return
-        gate = _gate_of(hold)
-        await self._pass(gate, None, 0, None)
+        gate, me = _gate_of(hold), object()
         try:
-            if self._counts_down(hold, force) and hold.lock is not None:
-                try:
-                    await hold.lock.release_async()
-                finally:
-                    hold.count = 0
-                if hold.logs:
-                    self._log("Lock %s released on %s")
+            try:
+                await self._pass(gate, me, None, 0, None)
+                if self._counts_down(hold, force) and hold.lock is not None:
+                    await self._let_go(hold, hold.lock)
+            finally:
+                gate.leave(me)
+        except BaseException:
+            gate.leave(me)  # as above
+            raise
+
+    async def _let_go(self, hold: Hold, lock: Lock) -> None:
+        try:
+            await lock.release_async()
         except NotHeld:
             pass  # lost, as `is_locked` said
         finally:
-            gate.leave()
+            if not lock.held:  # else a signal handler's exception struck before it could begin
+                hold.count = 0
+        if hold.logs:
+            self._log("Lock %s released on %s")
 
     def __enter__(self) -> Any:
         raise NotImplementedError("Use `async with`: acquire and release are coroutines.")

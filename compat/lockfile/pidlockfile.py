@@ -89,24 +89,34 @@ class PIDLockFile(_original.PIDLockFile):
         lock = self._make_lock(self._lock.name) if self._lock.held else self._lock
         try:
             lock.acquire(timeout=wait)
+            self._lock = _held[lock.address] = lock
         except Timeout as exc:
             if wait:
                 raise LockTimeout(_Reason(f"Timeout waiting to acquire lock for {self.path}", exc)) from exc
             raise AlreadyLocked(_Reason(f"{self.path} is already locked", exc)) from exc
         except (LockError, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno is None:  # not the kernel's but a signal handler's
+                _give_back(lock)
+                raise
             raise LockFailed(f"failed to create {self.path}: {exc}") from exc
-        self._lock = _held[lock.address] = lock
+        except BaseException:  # a signal handler's: nobody would know that the lock is held
+            _give_back(lock)
+            raise
 
     def release(self) -> None:
         """Let go of the lock and remove the PID file.  Raises NotLocked, or NotMyLock if another process holds it."""
-        taken = _held.pop(self._lock.address, None)
+        taken = _held.get(self._lock.address)
+        lock = taken or self._lock
         try:
-            (taken or self._lock).release()
+            lock.release()
         except NotHeld as exc:
             lost = f" ({exc})" if taken else ""
             if self.is_locked():
                 raise NotMyLock(f"{self.path} is locked, but not by me{lost}") from exc
             raise NotLocked(f"{self.path} is not locked{lost}") from exc
+        finally:  # not sooner: a signal handler may raise before the lock has begun to be let go
+            if not lock.held and _held.get(lock.address) is lock:
+                _held.pop(lock.address, None)
 
     def break_lock(self) -> None:
         """Release our own lock; remove the PID file of a dead holder; warn, and leave a live process its lock."""
@@ -152,6 +162,13 @@ class PIDLockFile(_original.PIDLockFile):
             return super().__enter__()
         self._detaching.close()
         return self
+
+
+def _give_back(lock: Lock) -> None:
+    if lock.held:
+        lock.release()
+    if _held.get(lock.address) is lock:
+        _held.pop(lock.address, None)
 
 
 class _Reason(str):
