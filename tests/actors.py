@@ -26,13 +26,14 @@ warnings.showwarning = lambda message, category, *rest: _local.shown.add(categor
 
 def outcome(function, *args):
     "What it returned or raised, and which warnings that caused."
-    _local.shown = set()
+    outer, _local.shown = getattr(_local, "shown", set()), set()
     try:
         result = ["returned", function(*args)]
     except Exception as exc:
         arguments = ["".join(arg) if isinstance(arg, str) else repr(arg) for arg in exc.args]
         result = ["raised", type(exc).__name__, arguments, str(exc)]
-    return result + [sorted(_local.shown)] if _local.shown else result
+    shown, _local.shown = _local.shown, outer
+    return result + [sorted(shown)] if shown else result
 
 
 def in_child(function, *args):

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import filelock
 from actors import THREADS, Actor
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -451,5 +452,558 @@ class LockMachine(Machine):
         super().teardown()
 
 
+# The stand-ins beside the originals -----------------------------------------------------------------------------------
+
+SIDE_BY_SIDE = r"""
+def do_begin(directory):
+    global worlds
+    tidy_up()
+    gc.collect()
+    worlds = [directory + "/stock", directory + "/ours"]
+    _local.shown.clear()
+
+def do_descriptors():
+    return descriptors()
+
+def both(number, function, *args):
+    return [alone(world, number, function, *args) for world in (0, 1)]
+
+def alone(world, number, function, *args):
+    seen = outcome(function, locks[number][world], *args)
+    return json.loads(json.dumps(seen).replace(worlds[world], "DIR"))
+
+def do_alone(world, number, method, *args):
+    return alone(world, number, lambda lock: getattr(lock, method)(*args))
+
+def do_call(number, method, *args):
+    return both(number, lambda lock: getattr(lock, method)(*args))
+"""
+"""A call is made in both worlds: a directory where the originals work, and one where ours do."""
+
+
+class Beside(Machine):
+    """What is the same for both pairs."""
+
+    def __init__(self) -> None:
+        self.objects: list[tuple[int, int]] = []
+        """Process and number of each pair of locks."""
+        self.made = 0
+        super().__init__()
+        for world in ("stock", "ours"):
+            (self.directory / world).mkdir()
+
+    def pick(self, which: int) -> tuple[int, int]:
+        return self.objects[which % len(self.objects)]
+
+    def same(self, process: int, thread: int, name: str, *args: Any) -> Any:
+        """What both do, which has to be the same."""
+        stock, ours = self.processes[process].result(thread, name, *args)
+        if stock[:2] == ["raised", "LockFailed"]:  # ours says why
+            assert ours[:2] == stock[:2]
+            assert ours[2][0].startswith(stock[2][0])
+        elif stock[0] == "raised":
+            assert ours[:3] == stock[:3]
+        else:
+            assert ours == stock
+        return ours
+
+    def texts(self) -> list[str | None]:
+        """The PID files of both worlds."""
+        files = (self.directory / world / "x.pid" for world in ("stock", "ours"))
+        return [file.read_text(encoding="ascii") if file.exists() else None for file in files]
+
+
+class PIDLockFileMachine(Beside):
+    """PIDLockFile and TimeoutPIDLockFile.  Where ours differ on purpose a rule says why."""
+
+    actors: ClassVar[Any] = ([], [])
+    code = (
+        SIDE_BY_SIDE
+        + r"""
+from daemon import pidfile as stock_daemon
+from lockfile import pidlockfile as stock
+from pidabs.compat.daemon import pidfile as our_daemon
+from pidabs.compat.lockfile import pidlockfile as ours
+
+CLASSES = {
+    "PIDLockFile": (stock.PIDLockFile, ours.PIDLockFile),
+    "TimeoutPIDLockFile": (stock_daemon.TimeoutPIDLockFile, our_daemon.TimeoutPIDLockFile),
+}
+locks, worlds = {}, []
+
+def tidy_up():
+    for world, cls in zip(worlds, CLASSES["PIDLockFile"]):
+        if (lock := cls(world + "/x.pid")).i_am_locking():
+            lock.release()
+    locks.clear()
+
+def do_make(number, cls, file, args, options):
+    locks[number] = [made(f"{world}/{file}", *args, **options) for world, made in zip(worlds, CLASSES[cls])]
+
+def do_drop(number):
+    del locks[number]
+    gc.collect()
+
+def look(lock):
+    return [lock.is_locked(), lock.i_am_locking(), lock.read_pid()]
+
+def do_look(number):
+    return both(number, look)
+
+def do_enter(number):
+    return both(number, lambda lock: lock.__enter__() is lock)
+
+def forked(lock):
+    seen = look(lock)
+    for method in "release", "acquire", "release":
+        seen.append(outcome(getattr(lock, method))[:2])
+    return seen[:2] + seen[3:]  # without the pid, which may be the child's
+
+def do_fork(number):
+    return both(number, lambda lock: in_child(forked, lock))
+
+def do_wait(number):
+    results = [None, None]
+    def wait(world):
+        results[world] = alone(world, number, lambda lock: lock.acquire(timeout=10))
+    waiting = [threading.Thread(target=wait, args=(world,)) for world in (0, 1)]
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
+    return results
+"""
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner: int | None = None
+        """The process that holds it."""
+        self.file_differs = False
+        """Ours left, or lost, a PID file that the original's rules have no place for."""
+        self.waited = False
+
+    def acquired(self, process: int, answer: Any, expected: Any = None) -> None:
+        if answer == ["returned", expected]:
+            assert self.owner is None
+            self.owner, self.file_differs = process, False
+
+    @rule(
+        process=processes,
+        cls=st.sampled_from(["PIDLockFile", "TimeoutPIDLockFile"]),
+        args=st.sampled_from([[], [None], [0], [0.02], [-1]]),
+        options=st.sampled_from([{}, {"timeout": 0.02}, {"timeout": 0}, {"threaded": True}]),
+    )
+    def make(self, process: int, cls: str, args: list[Any], options: dict[str, Any]) -> None:
+        self.made += 1
+        args = args if cls == "TimeoutPIDLockFile" else []  # `threaded` is not drawn
+        file = "nowhere/x.pid" if self.made % 5 == 0 else "x.pid"
+        self.processes[process].result(None, "make", self.made, cls, file, args, options)
+        self.objects.append((process, self.made))
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads, args=st.sampled_from([[], [None], [0], [-1], [-0.5], [0.02]]))
+    def acquire(self, which: int, thread: int, args: list[Any]) -> None:
+        process, number = self.pick(which)
+        self.acquired(process, self.same(process, thread, "call", number, "acquire", *args))
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads)
+    def enter(self, which: int, thread: int) -> None:
+        process, number = self.pick(which)
+        self.acquired(process, self.same(process, thread, "enter", number), True)
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads, how=st.sampled_from([["release"], ["__exit__", None, None, None]]))
+    def release(self, which: int, thread: int, how: list[Any]) -> None:
+        process, number = self.pick(which)
+        if self.same(process, thread, "call", number, *how) == ["returned", None]:
+            assert self.owner == process
+            self.owner, self.file_differs = None, False
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads)
+    def break_lock(self, which: int, thread: int) -> None:
+        process, number = self.pick(which)
+        if number % 5 and self.owner not in (None, process):
+            # The original takes the lock from a live process.  Ours says that it does not.
+            ours = self.processes[process].result(thread, "alone", 1, number, "break_lock")
+            assert ours == ["returned", None, ["RuntimeWarning"]]
+            return
+        assert self.same(process, thread, "call", number, "break_lock") == ["returned", None]
+        if number % 5:
+            self.owner, self.file_differs = None, False
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads)
+    def look(self, which: int, thread: int) -> None:
+        process, number = self.pick(which)
+        self.same(process, thread, "look", number)
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks, thread=threads)
+    def fork(self, which: int, thread: int) -> None:
+        process, number = self.pick(which)
+        self.same(process, thread, "fork", number)
+        if self.owner is None and number % 5:
+            self.file_differs = False
+
+    @precondition(lambda self: self.objects)
+    @rule(which=picks)
+    def drop(self, which: int) -> None:
+        process, number = self.pick(which)
+        self.objects.remove((process, number))
+        assert self.processes[process].do(None, "drop", number) == ["returned", None]  # without a warning
+
+    @precondition(lambda self: self.owner is not None and not self.waited and self.objects)
+    @rule(which=picks)
+    def release_for_one_who_waits(self, which: int) -> None:
+        waiting, number = self.pick(which)
+        holder = next((pair for pair in self.objects if pair[0] == self.owner and pair[1] % 5), None)
+        if holder is None or number % 5 == 0:
+            return
+        self.waited = True  # once: the original polls
+        order = self.processes[waiting].start(0, "wait", number)
+        lock = pidabs.Lock(self.directory / "ours" / "x.pid")
+        wait_until(lambda: lock.waiters() == 1, "it waits")
+        assert self.same(holder[0], 1, "call", holder[1], "release") == ["returned", None]
+        assert self.processes[waiting].answer(order) == ["returned", [["returned", None]] * 2]
+        self.owner, self.file_differs = waiting, False
+
+    @precondition(lambda self: not self.killed)
+    @rule(process=processes, cleaned=st.booleans())
+    def kill_a_process(self, process: int, cleaned: bool) -> None:
+        self.kill(process)
+        self.objects = [pair for pair in self.objects if pair[0] != process]
+        if self.owner == process:
+            self.owner = None
+            self.left_behind(cleaned)
+
+    @precondition(lambda self: self.owner is None)
+    @rule(text=st.sampled_from(["", "1\n", "not a pid\n", "99999999\n"]), cleaned=st.booleans())
+    def plant_a_file(self, text: str, cleaned: bool) -> None:
+        for world in ("stock", "ours"):
+            (self.directory / world / "x.pid").write_text(text, encoding="ascii")
+        self.left_behind(cleaned)
+
+    def left_behind(self, cleaned: bool) -> None:
+        """A PID file without a holder: for the original it is the lock, until somebody removes it.  For ours not."""
+        free = next((pair for pair in self.objects if pair[1] % 5), None)
+        if free is not None:
+            assert self.processes[free[0]].result(0, "alone", 0, free[1], "is_locked") == ["returned", True]
+            assert self.processes[free[0]].result(0, "alone", 1, free[1], "is_locked") == ["returned", False]
+            assert self.processes[free[0]].result(0, "alone", 1, free[1], "read_pid") == ["returned", None]
+        for world in ("stock", "ours") if cleaned else ("stock",):
+            (self.directory / world / "x.pid").unlink(missing_ok=True)
+        self.file_differs = not cleaned
+
+    @precondition(lambda self: self.owner is not None and not self.file_differs)
+    @rule()
+    def remove_the_file_of_the_holder(self) -> None:
+        """The original's lock is gone with it, so only ours loses it."""
+        (self.directory / "ours" / "x.pid").unlink()
+        self.file_differs = True
+
+    @invariant()
+    def the_files_are_the_same(self) -> None:
+        stock, ours = self.texts()
+        assert stock == (None if self.owner is None else f"{self.processes[self.owner].pid}\n")
+        assert self.file_differs or ours == stock
+        assert pidabs.Lock(self.directory / "ours" / "x.pid").locked() == (self.owner is not None)
+
+
+class FileLockObject(NamedTuple):
+    process: int
+    number: int
+    first: int
+    """The number of the first that is the same object: a singleton."""
+    is_local: bool
+    options: str
+
+
+class FileLockMachine(Beside):
+    """FileLock: of threads and processes, nested, singletons, with every way in and out and every setter.
+
+    A call that would block for ever is not made.  What ours do otherwise, on purpose, does not show in these calls: no
+    file is made, and waiters come in order.
+    """
+
+    actors: ClassVar[Any] = ([], [])
+    code = (
+        SIDE_BY_SIDE
+        + r"""
+import filelock
+from pidabs.compat.filelock import FileLock
+
+CLASSES = filelock.FileLock, FileLock
+locks, worlds = {}, []
+
+def tidy_up():
+    locks.clear()
+
+def construct(world, number, options):
+    made = locks[number][world] = CLASSES[world](f"{worlds[world]}/lock", **options)
+    return next(number for number, pair in locks.items() if pair[world] is made)
+
+def do_make(number, options):
+    locks[number] = [None, None]
+    seen = []
+    for world in (0, 1):
+        result = outcome(construct, world, number, options)
+        seen.append(json.loads(json.dumps(result).replace(worlds[world], "DIR")))
+    if None in locks[number]:
+        del locks[number]
+    return seen
+
+def do_drop(number):
+    del locks[number]
+    gc.collect()
+
+def acquire(lock, options, cancelled):
+    if cancelled:
+        options["cancel_check"] = lambda: True
+    return [lock.acquire(**options).lock is lock, lock.lock_counter]
+
+def do_acquire(number, options, cancelled):
+    return both(number, acquire, options, cancelled)
+
+def do_wait(number):
+    "Ours first, so that it does wait; the original is free by then, or polls."
+    return [alone(world, number, acquire, {"timeout": 15}, False) for world in (1, 0)][::-1]
+
+def release(lock, force):
+    return [lock.release(force), lock.lock_counter]
+
+def do_release(number, force):
+    return both(number, release, force)
+
+def block(lock, options, nested, failing):
+    with lock.acquire(**options) as taken:
+        seen = [taken is lock, lock.lock_counter]
+        if nested:
+            with lock as again:
+                seen += [again is lock, lock.lock_counter]
+        if failing:
+            raise KeyError(seen)
+    return [*seen, lock.lock_counter]
+
+def do_block(number, *args):
+    return both(number, block, *args)
+
+def do_leave(number):
+    return both(number, lambda lock: [lock.__exit__(None, None, None), lock.lock_counter])
+
+def look(lock):
+    options = [lock.timeout, lock.blocking, lock.poll_interval, lock.mode, lock.lifetime, lock.lock_file]
+    return [lock.is_locked, lock.lock_counter, lock.is_thread_local(), lock.is_singleton, *map(repr, options)]
+
+def do_look(number):
+    return both(number, look)
+
+def do_set(number, name, value):
+    return both(number, lambda lock: setattr(lock, name, value))
+
+def forked(lock):
+    seen = [outcome(acquire, lock, {"timeout": 0}, False), outcome(lock.release)]
+    other = type(lock)(lock.lock_file)
+    seen.append(outcome(acquire, other, {"timeout": 0}, False))
+    return [step[:2] for step in seen]
+
+def do_fork(number):
+    return both(number, lambda lock: in_child(forked, lock))
+"""
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: list[FileLockObject] = []
+        self.owner: tuple[FileLockObject, int] | None = None
+        """Who holds it, and the thread that took it."""
+        self.probe = filelock.FileLock(self.directory / "stock" / "lock", thread_local=False)
+        self.our_probe = pidabs.Lock(self.directory / "ours" / "lock")
+        self.waited = False
+
+    def choose(self, which: int) -> FileLockObject:
+        return self.locks[which % len(self.locks)]
+
+    def is_owner(self, lock: FileLockObject, thread: int) -> bool:
+        if self.owner is None:
+            return False
+        owner, took = self.owner
+        same = (owner.process, owner.first) == (lock.process, lock.first)
+        return same and (took == thread or not lock.is_local)
+
+    def returns(self, lock: FileLockObject, thread: int) -> bool:
+        """Whether an acquire without a limit ends: taken, taken once more, or refused as this thread has it already."""
+        if self.owner is None or self.is_owner(lock, thread):
+            return True
+        return self.owner[0].process == lock.process and self.owner[1] == thread
+
+    def limited(self, lock: FileLockObject, thread: int, options: dict[str, Any]) -> dict[str, Any]:
+        return options if self.returns(lock, thread) else {"timeout": 0, **options} | {"blocking": False}
+
+    def counted(self, lock: FileLockObject, thread: int, answer: Any) -> None:
+        """After a call that answers with the counter."""
+        if answer[0] != "returned":
+            return
+        if answer[1][-1]:
+            self.owner = self.owner or (lock, thread)
+        elif self.is_owner(lock, thread):
+            self.owner = None
+
+    @rule(
+        process=processes,
+        thread=threads,
+        is_singleton=st.booleans(),
+        options=st.sampled_from(
+            [
+                {},
+                {"thread_local": False},
+                {"timeout": 0},
+                {"timeout": 0.02, "blocking": False},
+                {"poll_interval": 0.01, "mode": 0o600},
+                {"timeout": "1"},
+                {"blocking": 1},
+                {"unknown": 1},
+            ]
+        ),
+    )
+    def make(self, process: int, thread: int, is_singleton: bool, options: dict[str, Any]) -> None:
+        self.made += 1
+        if is_singleton:
+            options = {**options, "is_singleton": True}
+        answer = self.same(process, thread, "make", self.made, options)
+        if answer[0] == "returned":
+            is_local = options.get("thread_local", True)
+            self.locks.append(FileLockObject(process, self.made, answer[1], is_local, str(options)))
+
+    @precondition(lambda self: self.locks)
+    @rule(
+        which=picks,
+        thread=threads,
+        options=st.sampled_from([{}, {"timeout": 0}, {"timeout": 0.02, "poll_interval": 0.005}, {"blocking": False}]),
+        cancelled=st.booleans(),
+    )
+    def acquire(self, which: int, thread: int, options: dict[str, Any], cancelled: bool) -> None:
+        lock = self.choose(which)
+        if {"timeout", "blocking"}.isdisjoint(options):
+            options = self.limited(lock, thread, options)
+        self.counted(lock, thread, self.same(lock.process, thread, "acquire", lock.number, options, cancelled))
+
+    @precondition(lambda self: self.locks)
+    @rule(
+        which=picks, thread=threads, options=st.sampled_from([{"timeout": "x"}, {"blocking": 0}, {"poll_interval": -1}])
+    )
+    def acquire_wrongly(self, which: int, thread: int, options: dict[str, Any]) -> None:
+        lock = self.choose(which)
+        answer = self.same(lock.process, thread, "acquire", lock.number, options, False)
+        assert answer[0] == "raised"
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks, thread=threads, force=st.booleans())
+    def release(self, which: int, thread: int, force: bool) -> None:
+        lock = self.choose(which)
+        self.counted(lock, thread, self.same(lock.process, thread, "release", lock.number, force))
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks, thread=threads)
+    def leave(self, which: int, thread: int) -> None:
+        lock = self.choose(which)
+        self.counted(lock, thread, self.same(lock.process, thread, "leave", lock.number))
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks, thread=threads, nested=st.booleans(), failing=st.booleans())
+    def block(self, which: int, thread: int, nested: bool, failing: bool) -> None:
+        lock = self.choose(which)
+        options = self.limited(lock, thread, {})
+        self.counted(lock, thread, self.same(lock.process, thread, "block", lock.number, options, nested, failing))
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks, thread=threads)
+    def look(self, which: int, thread: int) -> None:
+        lock = self.choose(which)
+        self.same(lock.process, thread, "look", lock.number)
+
+    @precondition(lambda self: self.locks)
+    @rule(
+        which=picks,
+        thread=threads,
+        option=st.sampled_from(
+            [
+                ("timeout", 0.01),
+                ("timeout", -1),
+                ("timeout", "x"),
+                ("timeout", None),
+                ("blocking", False),
+                ("blocking", 1),
+                ("poll_interval", 0.01),
+                ("poll_interval", -1),
+                ("lifetime", None),
+                ("lock_file", "other"),
+            ]
+        ),
+    )
+    def set(self, which: int, thread: int, option: tuple[str, Any]) -> None:
+        lock = self.choose(which)
+        self.same(lock.process, thread, "set", lock.number, *option)
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks, thread=threads)
+    def fork(self, which: int, thread: int) -> None:
+        lock = self.choose(which)
+        self.same(lock.process, thread, "fork", lock.number)
+
+    @precondition(lambda self: self.locks)
+    @rule(which=picks)
+    def drop(self, which: int) -> None:
+        lock = self.choose(which)
+        others = [other for other in self.locks if (other.process, other.first) == (lock.process, lock.first)]
+        holds = self.owner is not None and (self.owner[0].process, self.owner[0].first) == (lock.process, lock.first)
+        thread = self.owner[1] if holds and self.owner is not None else 0
+        self.locks.remove(lock)
+        assert self.processes[lock.process].do(thread, "drop", lock.number) == ["returned", None]
+        if holds and len(others) == 1:
+            self.owner = None
+
+    @precondition(lambda self: self.owner is not None and not self.waited and self.locks)
+    @rule(which=picks, thread=threads)
+    def release_for_one_who_waits(self, which: int, thread: int) -> None:
+        lock = self.choose(which)
+        assert self.owner is not None
+        holder, took = self.owner
+        held = next((other for other in self.locks if self.is_owner(other, took)), None)
+        if held is None or (lock.process, thread) == (holder.process, took) or self.is_owner(lock, thread):
+            return
+        self.waited = True
+        order = self.processes[lock.process].start(thread, "wait", lock.number)
+        wait_until(lambda: self.our_probe.waiters() == 1, "it waits")
+        assert self.same(held.process, took, "release", held.number, True) == ["returned", [None, 0]]
+        assert self.processes[lock.process].answer(order) == ["returned", [["returned", [True, 1]]] * 2]
+        self.owner = lock, thread
+
+    @precondition(lambda self: not self.killed)
+    @rule(process=processes)
+    def kill_a_process(self, process: int) -> None:
+        self.kill(process)
+        self.locks = [lock for lock in self.locks if lock.process != process]
+        if self.owner is not None and self.owner[0].process == process:
+            self.owner = None
+
+    @invariant()
+    def both_are_taken_or_free(self) -> None:
+        assert self.our_probe.locked() == (self.owner is not None)
+        try:
+            self.probe.acquire(timeout=0)
+        except filelock.Timeout:
+            assert self.owner is not None
+        else:
+            self.probe.release()
+            assert self.owner is None
+
+
 TestLock = LockMachine.TestCase
-TestLock.settings = budget(quick=15, long=3000)
+TestLock.settings = budget(quick=10, long=3000)
+TestPIDLockFile = PIDLockFileMachine.TestCase
+TestPIDLockFile.settings = budget(quick=10, long=3000)
+TestFileLock = FileLockMachine.TestCase
+TestFileLock.settings = budget(quick=10, long=3000)
