@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -320,6 +321,18 @@ def test_waiters_go_with_the_lock(name: str) -> None:
             first.tell()
             second.expect("held")
         assert reap(pid) == 0
+
+
+def test_lock_that_moved_and_came_back_is_freed_with_its_object(name: str) -> None:
+    """The fork that is over keeps no object alive."""
+    lock = pidabs.Lock(name).acquire()
+    with lock.across_fork():
+        assert reap(in_fork(lambda: lock.held)) == 0
+    lock.acquire()
+    with pytest.warns(ResourceWarning, match="collected while held"):
+        del lock
+        gc.collect()
+    assert not pidabs.Lock(name).locked()
 
 
 def test_double_fork(name: str) -> None:
