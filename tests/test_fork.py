@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -325,13 +324,12 @@ def test_waiters_go_with_the_lock(name: str) -> None:
 
 def test_lock_that_moved_and_came_back_is_freed_with_its_object(name: str) -> None:
     """The fork that is over keeps no object alive."""
-    lock = pidabs.Lock(name).acquire()
-    with lock.across_fork():
-        assert reap(in_fork(lambda: lock.held)) == 0
-    lock.acquire()
+    locks = [pidabs.Lock(name).acquire()]
+    with locks[0].across_fork():
+        assert reap(in_fork(lambda: locks[0].held)) == 0
+    locks[0].acquire()
     with pytest.warns(ResourceWarning, match="collected while held"):
-        del lock
-        gc.collect()
+        locks.clear()
     assert not pidabs.Lock(name).locked()
 
 
