@@ -162,11 +162,16 @@ def close(sock: Socket) -> None:
     """Close a socket that is certainly still ours.  Closing twice is harmless."""
     with guard:  # else a newcomer could be given the number in between, and lose its entry
         if is_known(sock):
-            fd = sock.fileno()
-            sock.close()
-            del known[fd]
+            close_known(sock)
         else:
             sock.detach()
+
+
+def close_known(sock: Socket) -> None:
+    """Under `guard`: close a socket that is known."""
+    fd = sock.fileno()
+    sock.close()
+    del known[fd]
 
 
 def abandon(sock: Socket) -> None:

@@ -115,7 +115,9 @@ class Ownership:
                 _queue.close_if_idle(sock)
                 return sock
         self._mirror.remove()  # before another process takes the lock, and writes its own
-        _queue.close_if_idle(sock)
+        with _descriptors.guard:
+            if _descriptors.is_known(sock):
+                _queue.close_if_idle(sock)
         return sock
 
     def _is_mine(self, task: object) -> bool:

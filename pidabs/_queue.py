@@ -235,11 +235,11 @@ def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
 
 
 def close_if_idle(listener: Socket) -> None:
-    """Free the lock if nobody waits.  Who joins in between is woken by the close."""
+    """Under the descriptors' guard: free the lock if nobody waits.  Who joins in between is woken by the close."""
     poller = poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
     if not poller.poll(0):
-        _descriptors.close(listener)
+        _descriptors.close_known(listener)
 
 
 def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:

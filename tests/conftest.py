@@ -8,11 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from pidabs import _queue
+
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A lock name that no other test uses, nor another run of the suite."""
     return f"test-{request.node.originalname[:40]}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's releases wait long for a waiter's answer: on a busy machine 20 ms may pass before it runs."""
+    monkeypatch.setattr(_queue, "SOON", 5.0)
+    monkeypatch.setattr(_queue, "_RELEASE_TIME", 10.0)
 
 
 @pytest.fixture

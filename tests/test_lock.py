@@ -313,6 +313,7 @@ def test_collected_lock_goes_to_the_head_of_its_queue(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("patient")
 def test_collected_lock_is_handed_on_although_warnings_are_errors(name: str) -> None:
     """That it is freed is the kernel's doing; that it is handed over and not fought for is ours."""
     lock = pidabs.Lock(name).acquire()

@@ -112,6 +112,7 @@ def waiting(name: str, count: int = 1, *args: str) -> Iterator[list[Child]]:
 # Order --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name, 5) as processes:
@@ -125,6 +126,7 @@ def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
     assert not lock.locked()
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_socket_stays_the_same_from_owner_to_owner(name: str) -> None:
     """Had it been freed in between, anybody might have barged in."""
     lock = pidabs.Lock(name).acquire()

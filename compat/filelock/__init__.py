@@ -184,7 +184,10 @@ class UnixFileLock(_Base):
         if hold.logs:
             cancel_check = self._noting(cancel_check)
         try:
-            lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
+            if cancel_check is None:
+                lock.acquire(seconds)
+            else:
+                lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
             raise self._too_late(seconds) from exc
         except AlreadyHeld:

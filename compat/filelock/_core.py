@@ -38,6 +38,7 @@ else:
     _Shown = object
 
 _LOGGER = getLogger("filelock")
+_logs = _LOGGER.isEnabledFor
 _NEW_IN_A_CHILD = int(filelock.__version__.partition(".")[0]) >= 4
 """4 refuses a lock that was inherited across a fork; 3 lets the child use it, and so do we then."""
 
@@ -128,7 +129,7 @@ class Core(_Shown):
             _refuse_what_is_no_file(self._file)
             hold.lock = QuietLock(os.path.join(os.curdir, self._file), mirror=self._mirror)
             hold.where = where
-        hold.logs = _LOGGER.isEnabledFor(DEBUG)
+        hold.logs = _logs(DEBUG)
         hold.busy = "acquire"
         return hold.lock
 
