@@ -498,3 +498,11 @@ def test_hold_after_a_lost_one_leaves_no_descriptor(path: Path, waiting: bool) -
     lock.release()
     assert not path.exists()
     assert before == open_descriptors()
+
+
+def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path) -> None:
+    before = open_descriptors()
+    lock = pidabs.Lock(path, mirror=True).acquire()
+    os.close(lock.fileno())
+    del lock
+    assert before == open_descriptors()

@@ -851,6 +851,7 @@ def do_fork(number):
         elif self.is_owner(lock, thread):
             self.owner = None
 
+    @precondition(lambda self: len(self.locks) < 5)
     @rule(
         process=processes,
         thread=threads,
@@ -903,6 +904,28 @@ def do_fork(number):
     @rule(which=picks, thread=threads, force=st.booleans())
     def release(self, which: int, thread: int, force: bool) -> None:
         lock = self.choose(which)
+        self.counted(lock, thread, self.same(lock.process, thread, "release", lock.number, force))
+
+    def held_object(self) -> FileLockObject | None:
+        """One that has not been dropped and is the owner, for the thread that took it."""
+        return next((lock for lock in self.locks if self.owner and self.is_owner(lock, self.owner[1])), None)
+
+    @precondition(lambda self: self.held_object())
+    @rule(options=st.sampled_from([{}, {"timeout": 0}]))
+    def nest(self, options: dict[str, Any]) -> None:
+        lock = self.held_object()
+        assert lock is not None
+        assert self.owner is not None
+        answer = self.same(lock.process, self.owner[1], "acquire", lock.number, options, False)
+        assert answer[0] == "returned"
+
+    @precondition(lambda self: self.held_object())
+    @rule(force=st.booleans())
+    def release_what_is_held(self, force: bool) -> None:
+        lock = self.held_object()
+        assert lock is not None
+        assert self.owner is not None
+        thread = self.owner[1]
         self.counted(lock, thread, self.same(lock.process, thread, "release", lock.number, force))
 
     @precondition(lambda self: self.locks)
@@ -971,7 +994,7 @@ def do_fork(number):
         lock = self.choose(which)
         assert self.owner is not None
         holder, took = self.owner
-        held = next((other for other in self.locks if self.is_owner(other, took)), None)
+        held = self.held_object()
         if held is None or (lock.process, thread) == (holder.process, took) or self.is_owner(lock, thread):
             return
         self.waited = True
