@@ -171,12 +171,14 @@ def _in_child() -> None:
         _fork.in_child()
         _blocks[:] = [block for block in _blocks if block[0] == _thread.get_ident()]
     _fork.done = True
+    _fork.locks = []  # else they live until the next fork, and one that is dropped while held stays held
 
 
 def _in_parent() -> None:
     if not _fork.done:
         _fork.in_parent()
     _fork.done = True
+    _fork.locks = []  # else they live until the next fork, and one that is dropped while held stays held
 
 
 def _close_inherited(moving: list[Socket | None]) -> None:

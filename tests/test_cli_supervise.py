@@ -311,7 +311,7 @@ def stop_and_continue(on: Terminal, name: str, stop: bytes | int) -> None:
     for turn in 1, 2, 3:
         supervisor.send_signal(signal.SIGUSR2)
         answer = b"got %d" % signal.SIGUSR2
-        on.read_until(lambda screen, turn=turn: screen.count(answer) == turn)  # type: ignore[misc]  # it is itself again
+        on.read_until(lambda screen, turn=turn, answer=answer: screen.count(answer) == turn)  # type: ignore[misc]  # it is itself again
         if isinstance(stop, bytes):
             on.type(stop)
         else:

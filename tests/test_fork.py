@@ -322,6 +322,17 @@ def test_waiters_go_with_the_lock(name: str) -> None:
         assert reap(pid) == 0
 
 
+def test_lock_that_moved_and_came_back_is_freed_with_its_object(name: str) -> None:
+    """The fork that is over keeps no object alive."""
+    locks = [pidabs.Lock(name).acquire()]
+    with locks[0].across_fork():
+        assert reap(in_fork(lambda: locks[0].held)) == 0
+    locks[0].acquire()
+    with pytest.warns(ResourceWarning, match="collected while held"):
+        locks.clear()
+    assert not pidabs.Lock(name).locked()
+
+
 def test_double_fork(name: str) -> None:
     """As daemons do: the first child ends, the second has the lock, and dies with it."""
     code = """

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import BECOME_UNPRIVILEGED, child, open_descriptors, wait_until
+from support import BECOME_UNPRIVILEGED, DEADLINE, child, must_block, open_descriptors, wait_until
 
 import pidabs
 
@@ -483,3 +483,26 @@ def test_removed_at_interpreter_exit(path: Path) -> None:
     with child("import pidabs\nlock = pidabs.Lock(sys.argv[1], mirror=True).acquire()", args=(str(path),)) as process:
         assert process.wait() == 0
     assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_hold_after_a_lost_one_leaves_no_descriptor(path: Path, waiting: bool) -> None:
+    """The lost hold's PID file is closed: else each loss would leave one open."""
+    lock = pidabs.Lock(path, mirror=True)
+    before = open_descriptors()
+    lock.acquire()
+    finish = must_block(lambda: lock.acquire(timeout=DEADLINE)) if waiting else lock.acquire
+    os.close(lock.fileno())
+    finish()
+    assert path.read_text() == f"{os.getpid()}\n"
+    lock.release()
+    assert not path.exists()
+    assert before == open_descriptors()
+
+
+def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path) -> None:
+    before = open_descriptors()
+    lock = pidabs.Lock(path, mirror=True).acquire()
+    os.close(lock.fileno())
+    del lock
+    assert before == open_descriptors()

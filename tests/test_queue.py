@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import HOLD, Child, child, in_namespace, must_block, open_descriptors, run_in, wait_until
+from support import DEADLINE, HOLD, Child, child, in_namespace, must_block, open_descriptors, run_in, wait_until
 
 import pidabs
 from pidabs import _descriptors, _diag, _queue
@@ -272,6 +272,49 @@ def test_stopped_head_is_skipped_and_has_its_turn_later(name: str) -> None:
         assert stopped.says_nothing()
         second.tell()
         stopped.expect("held")
+
+
+def test_order_is_kept_behind_one_that_is_skipped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is offered the lock, rather than that all are let go to race."""
+    monkeypatch.setattr(_queue, "SOON", 0.001)
+    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    with child(PLAY_WAITER, args=(name, "silent")) as silent, child(PLAY_WAITER, args=(name, "slow")) as slow:
+        for waiter in silent, slow:
+            waiter.tell()
+            waiter.expect("waits")
+        lock.release()
+        silent.expect("O")
+        slow.expect("O")
+
+
+def test_releaser_waits_for_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "SOON", DEADLINE)
+    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    with child(PLAY_WAITER, args=(name, "slow")) as slow:
+        slow.tell()
+        slow.expect("waits")
+        finish = must_block(lock.release)
+        slow.expect("O")
+        slow.tell()
+        slow.expect("L")
+        finish()
+
+
+PLAY_WAITER = """
+    import socket
+    sock = socket.socket(socket.AF_UNIX)
+    listen()
+    sock.connect("\\0pidabs:" + sys.argv[1])
+    sock.send(b"W")
+    say("waits")
+    say(sock.recv(1).decode())
+    listen()
+    sock.send(b"A")
+    say(sock.recv(1).decode())
+"""
+"""Child code: wait in the queue, say which message comes, and answer when told."""
 
 
 def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
