@@ -9,6 +9,7 @@ import array
 import ctypes
 import os
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -568,6 +569,30 @@ def test_grant_that_arrives_as_the_waiter_gives_up_is_kept(name: str, monkeypatc
         assert pidabs.holder(name) == lock.holder() == pidabs.Holder(os.getpid(), os.getuid(), os.getgid())
         lock.release()
         assert not lock.locked()
+
+
+def test_no_descriptor_for_a_grant_that_arrives_as_the_waiter_gives_up(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grant is dropped, and the lock with it: the last try finds it free."""
+    with hold_up(monkeypatch, name) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+        holder.expect("listens")
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
+        holder.expect("W")
+        assert stop.reached.wait(20)
+        holder.tell("L")
+        holder.expect("granted")
+        free = os.dup(0)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            stop.go_on.set()
+            lock = blocked()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert lock.held
+        lock.release()
 
 
 def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
