@@ -9,6 +9,7 @@ import array
 import ctypes
 import os
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -279,7 +280,7 @@ def test_order_is_kept_behind_one_that_is_skipped(name: str, monkeypatch: pytest
     monkeypatch.setattr(_queue, "SOON", 0.001)
     monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
-    with child(PLAY_WAITER, args=(name, "silent")) as silent, child(PLAY_WAITER, args=(name, "slow")) as slow:
+    with child(PLAY_WAITER, args=(name,)) as silent, child(PLAY_WAITER, args=(name,)) as slow:
         for waiter in silent, slow:
             waiter.tell()
             waiter.expect("waits")
@@ -292,7 +293,7 @@ def test_releaser_waits_for_the_answer(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_queue, "SOON", DEADLINE)
     monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
-    with child(PLAY_WAITER, args=(name, "slow")) as slow:
+    with child(PLAY_WAITER, args=(name,)) as slow:
         slow.tell()
         slow.expect("waits")
         finish = must_block(lock.release)
@@ -408,7 +409,10 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -
             holder.expect("released")
 
 
-def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str) -> None:
+def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is offered it then, rather than that all are let go to race."""
+    monkeypatch.setattr(_queue, "SOON", DEADLINE)
+    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with child(
         """
@@ -422,10 +426,15 @@ def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str) -> None:
         args=(name,),
     ) as leaving:
         leaving.expect("queued")
-        with waiting(name) as (second,):
-            lock.release()
-            second.expect("held")
+        with child(PLAY_WAITER, args=(name,)) as second:
+            second.tell()
+            second.expect("waits")
+            finish = must_block(lock.release)
             leaving.expect("left")
+            second.expect("O")
+            second.tell()
+            second.expect("L")
+            finish()
 
 
 def test_waiter_that_times_out(name: str) -> None:
@@ -570,6 +579,30 @@ def test_grant_that_arrives_as_the_waiter_gives_up_is_kept(name: str, monkeypatc
         assert not lock.locked()
 
 
+def test_no_descriptor_for_a_grant_that_arrives_as_the_waiter_gives_up(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grant is dropped, and the lock with it: the last try finds it free."""
+    with hold_up(monkeypatch, name) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+        holder.expect("listens")
+        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
+        holder.expect("W")
+        assert stop.reached.wait(20)
+        holder.tell("L")
+        holder.expect("granted")
+        free = os.dup(0)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            stop.go_on.set()
+            lock = blocked()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert lock.held
+        lock.release()
+
+
 def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder grants to its own process without waiting for an answer, so both may be there to be read."""
     with hold_up(monkeypatch, name) as stop:
@@ -607,6 +640,28 @@ def test_grant_after_the_waiter_has_given_up_fails_and_the_next_gets_it(name: st
             second.expect("held")
 
 
+def test_grant_after_the_last_look_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be lost with the connection: nobody reads it any more."""
+    said: list[str] = []
+    original = _descriptors.abandon
+
+    def abandon(sock: _descriptors.Socket) -> None:
+        if not said:  # the waiter, as it gives up
+            holder.expect("W")
+            holder.tell("L")
+            said.append(holder.read_line())
+        original(sock)
+
+    with child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+        holder.expect("listens")
+        monkeypatch.setattr(_descriptors, "abandon", abandon)
+        try:
+            pidabs.Lock(name).acquire(0.01).release()
+        except pidabs.Timeout:
+            pass  # the holder was not yet gone
+        assert said == ["too late"]
+
+
 GRANT_WHEN_TOLD = """
     import socket, array
     listener = socket.socket(socket.AF_UNIX); listener.bind(b"\\0pidabs:" + sys.argv[1].encode()); listener.listen(100)
@@ -621,6 +676,7 @@ GRANT_WHEN_TOLD = """
             grant = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))]
             try: conn.sendmsg([b"L"], grant)
             except PermissionError: say("refused")
+            except BrokenPipeError: say("too late")
             else: say("granted")
             listener.close()
 """
