@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -34,13 +33,6 @@ HOLD_MIRRORED = """
     say("held")
     signal.pause()
 """
-
-
-def needs_command(*names: str) -> pytest.MarkDecorator:
-    """For commands that another branch brings."""
-    modules = {"run": "run", "status": "ask", "list": "ask", "stop": "stop"}
-    missing = [name for name in names if importlib.util.find_spec(f"pidabs.cli.{modules[name]}") is None]
-    return pytest.mark.skipif(bool(missing), reason=f"pidabs {', '.join(missing)} is not here yet")
 
 
 def shell(line: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -112,7 +104,6 @@ def test_start_stop_daemon_stop(tmp_path: Path) -> None:
     assert pidabs.holder(tmp_path / "mydaemon.pid") is None
 
 
-@needs_command("status", "stop")
 def test_pidabs_instead(tmp_path: Path) -> None:
     assert shell(PIDABS_STATUS, tmp_path).returncode == 3
     with held(tmp_path) as holder:
@@ -165,7 +156,6 @@ def exec_start(directory: Path) -> list[str]:
     return line.replace("/usr/bin/pidabs", str(SCRIPT)).replace("/run/", f"{directory}/").split()
 
 
-@needs_command("run")
 def test_the_units_main_process_is_the_holder(tmp_path: Path) -> None:
     first = subprocess.Popen(exec_start(tmp_path), cwd=tmp_path)
     try:
@@ -290,7 +280,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @needs("setsid")
-@needs_command("run", "status", "stop")
 def test_the_init_script(service: Service) -> None:
     assert service("status") == 3
     assert service("start") == 0
@@ -314,7 +303,6 @@ def test_the_init_script(service: Service) -> None:
 
 
 @needs("setsid")
-@needs_command("run", "status", "stop")
 def test_the_init_script_after_a_sigkill(service: Service) -> None:
     assert service("start") == 0
     holder = pidabs.holder(service.lock)
@@ -327,7 +315,6 @@ def test_the_init_script_after_a_sigkill(service: Service) -> None:
 
 
 @needs("setsid")
-@needs_command("run", "status", "stop")
 def test_the_init_script_cannot_start(tmp_path: Path) -> None:
     service = Service(tmp_path, daemon="/no/such/daemon")
     assert service("start") == 1
@@ -358,7 +345,6 @@ def test_cron_reads_the_line(tmp_path: Path) -> None:
     assert done.returncode != 0
 
 
-@needs_command("run")
 def test_the_cron_job(tmp_path: Path, name: str) -> None:
     """As cron runs it: by sh, with hardly an environment.  While the lock is held it does and mails nothing."""
     backup = tmp_path / "backup.tar.gz"
