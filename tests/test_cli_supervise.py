@@ -310,8 +310,8 @@ def stop_and_continue(on: Terminal, name: str, stop: bytes | int) -> None:
     assert supervisor.pid is not None
     for turn in 1, 2, 3:
         supervisor.send_signal(signal.SIGUSR2)
-        answer = b"got %d" % signal.SIGUSR2
-        on.read_until(lambda screen, turn=turn, answer=answer: screen.count(answer) == turn)  # type: ignore[misc]  # it is itself again
+        # It answers, so it is itself again after the last time.
+        on.read_until(lambda screen, turn=turn: screen.count(b"got %d\r" % signal.SIGUSR2) == turn)  # type: ignore[misc]
         if isinstance(stop, bytes):
             on.type(stop)
         else:

@@ -137,7 +137,7 @@ def alive_in(tmp_path: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if str(tmp_path) in command or str(tmp_path) in os.readlink(process / "cwd"):
                 found.append(command)
         except OSError:
