@@ -828,6 +828,25 @@ def test_squatter_that_throws_us_out_does_not_make_us_spin(name: str, delay: flo
         assert thrown_out < 400
 
 
+def test_pauses_grow_each_time_we_are_thrown_out(name: str) -> None:
+    hand: list[_descriptors.Socket] = []
+    with raw() as squatter:
+        play_holder(squatter, name)
+        steps = _queue.wait(_descriptors.open_socket(), address(name), time.monotonic() + DEADLINE, hand)
+        fd, _ = next(steps)
+        pauses = []
+        for _ in range(8):
+            assert fd >= 0
+            squatter.accept()[0].close()
+            fd, seconds = steps.send(True)
+            assert fd == -1
+            pauses.append(seconds)
+            fd, _ = steps.send(False)
+        steps.close()
+    assert 0 < pauses[0] < 0.0002
+    assert 0.0025 <= pauses[-1] <= 0.0075
+
+
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
 
