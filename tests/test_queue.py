@@ -329,6 +329,27 @@ def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
         stopped.expect("held")
 
 
+def test_listener_that_is_descriptor_0_is_handed_over(name: str) -> None:
+    """As in a daemon that has closed its standard streams."""
+    code = """
+    import pidabs, time
+    os.close(0)
+    lock = pidabs.Lock(sys.argv[1]).acquire()
+    say(lock.fileno())
+    while not lock.waiters(): time.sleep(0.002)
+    lock.release()
+    say("released")
+    while True: time.sleep(1)
+    """
+    with child(code, args=(name,)) as holder:
+        holder.expect("0")
+        with child(PLAY_WAITER, args=(name,)) as waiter:
+            waiter.tell()
+            waiter.expect("waits")
+            waiter.expect("O")
+            holder.expect("released")
+
+
 def test_waiter_killed_in_the_queue(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name, 3) as (first, killed, third):

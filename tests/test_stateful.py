@@ -769,7 +769,7 @@ def do_acquire(number, options, cancelled):
 
 def do_wait(number):
     "Ours first, so that it does wait; the original is free by then, or polls."
-    return [alone(world, number, acquire, {"timeout": 15}, False) for world in (1, 0)][::-1]
+    return [alone(world, number, acquire, {"timeout": 15, "blocking": True}, False) for world in (1, 0)][::-1]
 
 def release(lock, force):
     return [lock.release(force), lock.lock_counter]
