@@ -55,16 +55,17 @@ class Waiter:
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def starved(self) -> float:
-        """Seconds, so far."""
-        with open(f"/proc/{self.pid}/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[1]) / 1e9
-
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self._orders)
         os.close(self._words)
+
+
+def _starved(pid: int) -> float:
+    """For how many seconds, so far, it was kept off the CPU though it could run."""
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[1]) / 1e9
 
 
 def _serve(kind: str, path: str, log: int, orders: int, words: int) -> NoReturn:
@@ -103,12 +104,13 @@ def look(path: str, rounds: int, seed: str, sabotage: str) -> tuple[dict[str, in
         for number in range(rounds):
             dice.shuffle(waiters)
             read = os.path.getsize(log_path)
-            before = [waiter.starved() for waiter in waiters]
+            before = [_starved(pid) for pid in (os.getpid(), *(waiter.pid for waiter in waiters))]
             expected = _round(Lock(path), waiters, dice, sabotage)
             with open(log_path, "rb") as file:
                 file.seek(read)
                 found = list(file.read()[::_NUMBER])
-            starved = max(waiter.starved() - had for waiter, had in zip(waiters, before, strict=True))
+            after = [_starved(pid) for pid in (os.getpid(), *(waiter.pid for waiter in waiters))]
+            starved = max(now - had for now, had in zip(after, before, strict=True))
             counts["rounds of queueing"] += 1
             if found == expected:
                 counts["grants in order"] += len(found)

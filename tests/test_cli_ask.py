@@ -410,8 +410,8 @@ def test_kernel_that_cannot_be_asked(
 def test_no_descriptor_left(name: str) -> None:
     code = """
     import resource
-    from pidabs.cli import ask, main, parser, stop
-    parser().parse_args(["list"])
+    from pidabs.cli import ask, main, parse, stop
+    parse(["list"])
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     name = sys.argv[1]
     for command in ["status", name], ["pid", name], ["list"], ["wait", name], ["stop", name]:
