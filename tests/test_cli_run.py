@@ -425,16 +425,17 @@ def has_waited(screen: bytes) -> bool:
 
 
 def test_a_line_tells_whom_we_wait_for(name: str) -> None:
-    with pidabs_run(name, *TELL) as holder, terminal(*waiting(name)) as on:
+    with pidabs_run(name, *TELL) as holder:
         holder.read_line()
-        on.read_until(has_waited)
-        assert f"held by pid {holder.pid} (uid {os.geteuid()}, 'sh -c ".encode() in on.screen
-        assert b"\n" not in on.screen  # in place
-        assert b"\033" not in on.screen
-        holder.tell("0")
-        on.read_rest()
-        assert on.process.wait(DEADLINE) == 0
-        assert on.shown() == ["done", ""]
+        with terminal(*waiting(name)) as on:
+            on.read_until(has_waited)
+            assert f"held by pid {holder.pid} (uid {os.geteuid()}, 'sh -c ".encode() in on.screen
+            assert b"\n" not in on.screen  # in place
+            assert b"\033" not in on.screen
+            holder.tell("0")
+            on.read_rest()
+            assert on.process.wait(DEADLINE) == 0
+            assert on.shown() == ["done", ""]
 
 
 def test_the_line_fits_on_a_narrow_terminal(name: str) -> None:
