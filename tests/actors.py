@@ -21,6 +21,7 @@ import gc, json, queue, threading, warnings
 _speaking = threading.Lock()
 _local = threading.local()
 warnings.simplefilter("always")
+warnings.filterwarnings("ignore", "This process.*multi-threaded, use of fork", DeprecationWarning)  # since Python 3.12
 warnings.showwarning = lambda message, category, *rest: _local.shown.add(category.__name__)
 
 

@@ -101,12 +101,13 @@ class _Meta(ABCMeta):
 
 _singletons: WeakValueDictionary[tuple[type, int, str], Any] = WeakValueDictionary()
 _singletons_gate = RLock()
+_forcing = RLock()
 
 
 def _open_gate() -> None:
     """In a forked child: another thread of the parent may have been inside."""
-    global _singletons_gate
-    _singletons_gate = RLock()
+    global _forcing, _singletons_gate
+    _forcing = _singletons_gate = RLock()
 
 
 def base_of(original: Any, **later: Any) -> Any:
@@ -163,8 +164,9 @@ class UnixFileLock(_Base):
         interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
         if seconds != seconds:
             raise ValueError("timeout must be a number of seconds, not nan")
-        if not hold.gate.acquire(False):
-            seconds = self._pass(hold, seconds, interval, cancel_check)
+        gate = hold.gate
+        if gate is not None and not gate.acquire(False):
+            seconds = self._pass(gate, seconds, interval, cancel_check)
         before, busy = hold.count if hold.count and hold.held else 0, hold.busy
         try:
             if before:
@@ -177,7 +179,8 @@ class UnixFileLock(_Base):
             hold.undo(before)
             raise
         finally:
-            hold.gate.release()
+            if gate is not None:
+                gate.release()
 
     def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
@@ -201,7 +204,7 @@ class UnixFileLock(_Base):
             self._hook(lock.fileno())  # which may take it once more
 
     def _pass(
-        self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None
+        self, gate: Any, seconds: float | None, interval: float, cancel_check: CancelCheck | None
     ) -> float | None:
         """Wait until no other thread is taking this very object's lock; returns the seconds that are left."""
         deadline = None if seconds is None else monotonic() + seconds
@@ -209,7 +212,7 @@ class UnixFileLock(_Base):
             left = -1 if deadline is None else max(0, deadline - monotonic())
             if cancel_check is not None:
                 left = interval if left < 0 else min(interval, left)
-            if hold.gate.acquire(timeout=left):
+            if gate.acquire(timeout=left):
                 return None if deadline is None else max(0, deadline - monotonic())
             if (deadline is not None and monotonic() >= deadline) or (cancel_check is not None and cancel_check()):
                 raise Timeout(self.lock_file)
@@ -218,10 +221,11 @@ class UnixFileLock(_Base):
         """Let go once; entirely with `force`, and then of what threads hold that ended without releasing, too."""
         hold = self._mine.hold
         if hold.count:
-            if not hold.gate.acquire(False):
+            gate = hold.gate
+            if gate is not None and not gate.acquire(False):
                 if self._pid != getpid():
                     return  # a fork copied the gate while another thread was in it
-                hold.gate.acquire()
+                gate.acquire()
             last, busy = force or hold.count == 1, hold.busy
             try:
                 if self._counts_down(hold, force):
@@ -234,12 +238,14 @@ class UnixFileLock(_Base):
                     hold.let_go()
                 raise
             finally:
-                hold.gate.release()
+                if gate is not None:
+                    gate.release()
         if force and self._pid == getpid():
             for left in list(self._holds):
-                if left.count and left.thread is not None and not left.thread.is_alive():
-                    with left.gate:
-                        left.let_go()
+                if left.thread is not None and not left.thread.is_alive():
+                    with _forcing:
+                        if left.count:
+                            left.let_go()
 
     def __enter__(self) -> Self:
         self.acquire()

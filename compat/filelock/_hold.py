@@ -48,7 +48,7 @@ class Hold:
         self.learn(*defaults)
         self.thread = thread
         self.count = 0
-        self.gate = RLock()  # one thread at a time takes or drops the lock
+        self.gate = RLock() if thread is None else None  # one thread at a time takes or drops a shared lock
         self.turns: Any = None  # the same among tasks
         self.busy = ""  # which of the two; a signal handler gets through the gate
         self.logs = False  # whether it is logged, as `acquire` found
