@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, HOLD, Child, child, in_namespace, must_block, open_descriptors, run_in, wait_until
+from support import (
+    DEADLINE,
+    HOLD,
+    STILL_BLOCKED_AFTER,
+    Child,
+    child,
+    in_namespace,
+    must_block,
+    open_descriptors,
+    run_in,
+    wait_until,
+)
 
 import pidabs
 from pidabs import _descriptors, _diag, _queue
@@ -546,6 +557,72 @@ def test_dead_entries_are_drained_when_the_holder_asks(name: str) -> None:
             waiter.tell()
             waiter.expect("released")
         lock.acquire()  # for the `with` to release
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("rival", ["waiters", "release"])
+def test_another_thread_takes_the_dead_that_we_are_dropping(
+    name: str, rival: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. We see a dead head.  2. Another thread accepts it.  3. We accept the next: who lives must not be that."""
+    lock = pidabs.Lock(name).acquire()
+    with raw() as gone:
+        play_waiter(gone, name)
+    real = _descriptors.accept
+    us, other = threading.current_thread(), threading.Thread(target=getattr(lock, rival), daemon=True)
+    accepted, dropped = threading.Event(), threading.Event()
+
+    def accept(listener: _descriptors.Socket, hand: object = None) -> _descriptors.Socket:
+        if threading.current_thread() is other and not accepted.is_set():
+            conn = real(listener, hand)
+            accepted.set()
+            dropped.wait(DEADLINE)
+            return conn
+        if threading.current_thread() is us and other.ident is None:
+            other.start()
+            accepted.wait(STILL_BLOCKED_AFTER)
+        return real(listener, hand)
+
+    with waiting(name, 2) as (first, second):
+        monkeypatch.setattr(_descriptors, "accept", accept)
+        assert lock.waiters() == 2
+        dropped.set()
+        other.join(DEADLINE)
+        assert not other.is_alive()
+        if lock.held:
+            assert queue_length(name) == 2
+            lock.release()
+        first.expect("held")
+        assert second.says_nothing()
+
+
+def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the sending of the grant and the close of our copy the next owner accepts from the same queue."""
+    lock = pidabs.Lock(name).acquire()
+    lengths = []
+    with waiting(name) as (waiter,):
+        with raw() as gone:
+            play_waiter(gone, name)
+
+        def looks_on_the_way() -> None:
+            lock.waiters()
+            lengths.append(queue_length(name))
+
+        monkeypatch.setattr(os, "sched_yield", lambda: None)
+        abandon = _descriptors.abandon
+        listener = lock._sock
+
+        def slowly(sock: _descriptors.Socket) -> None:
+            if sock is listener and not lengths:
+                lock._sock = listener  # as a thread sees it that looked just before
+                looks_on_the_way()
+                lock._sock = None
+            abandon(sock)
+
+        monkeypatch.setattr(_descriptors, "abandon", slowly)
+        lock.release()
+        assert lengths == [1]
+        waiter.expect("held")
 
 
 def test_others_do_not_drain(name: str) -> None:
