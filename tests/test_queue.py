@@ -504,6 +504,19 @@ def test_wrong_answers_are_skipped(name: str, answer: bytes) -> None:
             assert granted(strange) == (b"", [])
 
 
+@pytest.mark.usefixtures("patient")
+def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "_JOIN_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    with raw() as conn:
+        play_waiter(conn, name, b"")
+        released = must_block(lock.release)
+        conn.send(b"W")
+        assert conn.recv(1) == b"O"
+        released()  # of our own process, it is granted at once
+        assert granted(conn)[0] == b"L"
+
+
 def test_waiter_that_never_answers_is_skipped(name: str) -> None:
     with child(HOLD, args=(name,)) as holder:
         holder.expect("held")
@@ -943,6 +956,21 @@ def test_pauses_grow_each_time_we_are_thrown_out(name: str) -> None:
         steps.close()
     assert 0 < pauses[0] < 0.0002
     assert 0.0025 <= pauses[-1] <= 0.0075
+
+
+def test_who_finds_the_queue_full_pauses_and_leaves_nothing(name: str) -> None:
+    """Pauses of up to 50 ms between single tries, without a descriptor to wait for.  An exception ends them."""
+    sock = _descriptors.open_socket()
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        steps = _queue.wait(sock, address(name), time.monotonic() + DEADLINE, [])
+        pauses = [next(steps)] + [steps.send(False) for _ in range(12)]
+        assert {-1} == {fd for fd, _ in pauses}
+        assert 0.025 <= pauses[-1][1] <= 0.075
+        with pytest.raises(KeyboardInterrupt):
+            steps.throw(KeyboardInterrupt)
+    assert sock.fileno() == -1
 
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
