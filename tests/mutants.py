@@ -35,7 +35,7 @@ from parso.python.tree import PythonNode
 
 ROOT = Path(__file__).parent.parent
 FILES = "_queue.py", "_lock.py"
-TESTS = "lock", "queue", "fork", "async", "exit", "mirror", "holder", "exceptions"
+TESTS = "lock", "queue", "fork", "async", "exit", "mirror", "holder", "hostile", "sandbox", "exceptions"
 """In the order in which they are asked."""
 
 OPERATORS = re.compile(

@@ -441,6 +441,15 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -
             holder.expect("released")
 
 
+@pytest.fixture
+def deadly_pipes() -> Iterator[None]:
+    """As in a program that has restored SIGPIPE's default: a write to a peer that is gone kills it, unless told not."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGPIPE, before)
+
+
+@pytest.mark.usefixtures("deadly_pipes")
 def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next is offered it then, rather than that all are let go to race."""
     monkeypatch.setattr(_queue, "SOON", DEADLINE)
@@ -488,6 +497,19 @@ def test_connections_that_are_no_waiters_are_skipped(name: str, word: bytes) -> 
             lock.release()
             waiter.expect("held")
         assert b"L" not in probe.recv(10)
+
+
+def test_silent_connection_holds_up_a_release_for_milliseconds(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    assert lock._sock is not None
+    with raw() as probe:
+        play_waiter(probe, name, b"")
+        steps = _queue.hand_over(lock._sock, [])
+        _, seconds = next(steps)
+        assert 0.001 <= seconds <= 0.005
+        steps.close()
+    assert not pidabs.Lock(name).locked()
+    lock._leave()
 
 
 @pytest.mark.parametrize("answer", [b"W", b"N", b"L", b"\0"])
