@@ -37,7 +37,7 @@
 
 mtype = {
   BIND, LISTEN, REFUSED, JOIN, SAY_W, ASLEEP, ANSWER, AWAKE, LAST_READ, LAST_CLOSE, HELD,       /* a waiter */
-  RELEASE, ACCEPT, HEAR_W, OFFER, HEAR_A, GRANT, SKIP, HANDED, CLOSE, FREE, DONE,                /* a holder lets go */
+  RELEASE, ACCEPT, OFFER, HEAR_W, HEAR_A, GRANT, SKIP, HANDED, CLOSE, FREE, DONE,                /* a holder lets go */
   UNBORN, ARRIVE, SPEAK, AWAIT, FORKING, FORKING_DROPPED, DYING, DEAD
 };
 
@@ -343,22 +343,9 @@ inline accept() { /* _queue.hand_over, _descriptors.accept: accept(); of a dead 
     :: else ->
       queue?entry;
       if
-      :: entry != NOBODY -> head[p] = entry; go(HEAR_W)
+      :: entry != NOBODY -> head[p] = entry; go(OFFER)
       :: entry == NOBODY && late[p] -> go(FREE)
       :: else
-      fi
-    fi
-  }
-}
-
-inline hear_w() { /* _queue._accepts: read_byte() == WAITING */
-  d_step { at(HEAR_W) && (head[p] == NOBODY || said[head[p]] || slow(head[p])) ->
-    if
-    :: head[p] == NOBODY -> go(SKIP)
-    :: else ->
-      if
-      :: said[head[p]] -> said[head[p]] = 0; go(OFFER)
-      :: else -> leave_line(head[p]); go(SKIP)
       fi
     fi
   }
@@ -371,13 +358,28 @@ inline offer() { /* _queue._accepts: say(OFFER) */
     :: else ->
       offered[head[p]] = 1;
       slept[head[p]] = stopped[head[p]];
+      go(HEAR_W)
+    fi
+  }
+}
+
+inline hear_w() { /* _queue._accepts: read_byte() == WAITING */
+  d_step { at(HEAR_W) && (head[p] == NOBODY || said[head[p]] || slow(head[p])) ->
+    if
+    :: head[p] == NOBODY -> go(SKIP)
+    :: else ->
       if
+      :: !said[head[p]] -> leave_line(head[p]); go(SKIP)
+      :: else ->
+        said[head[p]] = 0;
+        if
 #ifdef BREAK_NO_ANSWER
-      :: true -> go(GRANT)
+        :: true -> go(GRANT)
 #else
-      :: mine(head[p]) -> go(GRANT)
-      :: else -> go(HEAR_A)
+        :: mine(head[p]) -> go(GRANT)
+        :: else -> go(HEAR_A)
 #endif
+        fi
       fi
     fi
   }
@@ -641,7 +643,7 @@ end:
 #ifdef BREAK_NO_SHUTDOWN
   :: last_close()
 #endif
-  :: release() :: look() :: accept() :: hear_w() :: offer() :: hear_a() :: grant() :: skip_head()
+  :: release() :: look() :: accept() :: offer() :: hear_w() :: hear_a() :: grant() :: skip_head()
   :: close_copy() :: close_granted() :: free_lock()
   :: crash() :: die_listener() :: die_head() :: die_conn() :: dead()
   :: stop()

@@ -176,6 +176,8 @@ def close_known(sock: Socket) -> None:
 
 def abandon(sock: Socket) -> None:
     """Close a socket if it is still ours; forget it if its descriptor has become another file."""
+    if sock.fileno() < 0:
+        return
     if _is_ours(sock):
         close(sock)
     else:

@@ -118,10 +118,13 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
         say(conn, WAITING)  # where that fails the holder is gone, and our turn ends as soon as it begins
         if (yield from _readable(conn, deadline)):
             accept_offer(conn, address)
-            yield conn.fileno(), min(SOON, remaining(deadline))
-            while not hand and (yield from _readable(conn, deadline)):
+            soon = yield conn.fileno(), min(SOON, remaining(deadline))
+            while not hand and (soon or (yield from _readable(conn, deadline))):
                 receive(conn, address, hand)
-        if not hand:
+                soon = False
+        if hand:
+            _descriptors.close(conn)  # it has just spoken to us
+        else:
             give_up(conn, address, hand)
     except _LetGo:
         pass
@@ -255,8 +258,9 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
             if conn is None:
                 return
             unclosed.append(conn)
-            if _linux.trusted(_linux.peer_credentials(conn)[1]):
-                if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
+            pid, uid, _ = _linux.peer_credentials(conn)
+            if _linux.trusted(uid):
+                if (yield from _accepts(conn, pid, deadline)) and _grant(conn, listener):
                     return
                 _descriptors.close(unclosed.pop())
             if monotonic() >= deadline:
@@ -270,14 +274,16 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
             _descriptors.close(conn)
 
 
-def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
+def _accepts(conn: Socket, pid: int, deadline: float) -> Steps[bool]:
     """Whether it is a waiter and accepts our offer."""
+    if not say(conn, OFFER):  # first: it takes longer to wake up than we to hear that it waits
+        return False
     said = read_byte(conn)
     if said is None and (yield conn.fileno(), _JOIN_TIME):  # just connected, or somebody who only asks who we are
         said = read_byte(conn)
-    if said != WAITING or not say(conn, OFFER):
+    if said != WAITING:
         return False
-    if _linux.peer_credentials(conn)[0] == os.getpid():
+    if pid == os.getpid():
         return True  # it may be a task of this very thread, which cannot answer while we wait
     return (yield conn.fileno(), min(SOON, remaining(deadline))) and read_byte(conn) == ANSWER
 

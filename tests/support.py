@@ -75,7 +75,7 @@ class Child:
     PREAMBLE = textwrap.dedent(
         r"""
         import os, sys
-        def say(*words): sys.stdout.write(" ".join(map(str, words)) + "\n"); sys.stdout.flush()
+        def say(*words): os.write(1, (" ".join(map(str, words)) + "\n").encode())  # by signal handlers, too
         def listen(): return sys.stdin.readline().strip()
         """
     )
