@@ -8,8 +8,9 @@ To have a socket open proves little where a stranger made it: any daemon that ta
 setuid program started with it.  So a stranger's lock is looked for among that stranger's own processes.  And an inode
 out of /proc/net/unix proves nothing: a name with newlines in it forges lines there.
 
-A connection leaves a dead entry in the holder's queue: do not ask in a loop.  A dead pidfd does not mean that the
-lock is free, since a grant may be in flight: only bind decides.
+A connection leaves a dead entry in the holder's queue, until the holder looks there.  So where MOST_ASKED stand, who
+has the socket open is named instead.  A dead pidfd does not mean that the lock is free, since a grant may be in flight:
+only bind decides.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from time import sleep
 from . import _diag, _linux
 from ._descriptors import Socket, abandon, open_socket
 from ._errors import LockError
+from ._linux import attempt
 from ._names import resolve
 
 TYPE_CHECKING = False
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ._names import Name
 
 _LONGEST_POLL = 1 << 30  # ms
+MOST_ASKED = 128  # dead entries; behind 256 a release finds nobody, and the waiters lose their order
 _CONNECT_TRIES = 20  # over about 10 ms; between bind and listen pass microseconds
 
 
@@ -35,8 +38,9 @@ class Holder:
     """The process that holds a lock: `pid`, `uid` and `gid` are the kernel's.
 
     `pid` is None where the holder's pid namespace is not visible from ours.  uid and gid are those of the moment the
-    lock was taken.  Where the holder cannot be asked (its queue is full, or Landlock denies it), `gid` is None, `uid`
-    is the one that made the lock's socket, and `pid` is the process that has it open, if that can be seen.
+    lock was taken.  Where the holder cannot be asked (it was asked often, its queue is full, or Landlock denies it),
+    `gid` is None, `uid` is the one that made the lock's socket, and `pid` is the process that has it open, if that can
+    be seen.
     """
 
     __slots__ = ("_identity", "_pidfd", "gid", "pid", "uid")
@@ -154,17 +158,19 @@ def holder(name: Name) -> Holder | None:
     return ask(resolve(name)[1])
 
 
-def ask(address: bytes) -> Holder | None:
-    """Who holds the lock of this address."""
+def ask(address: bytes, sparing: bool = True) -> Holder | None:
+    """Who holds the lock of this address.  `sparing` its queue: asked by a monitor it would fill up in a day."""
+    if sparing and _asked_often(address):
+        return _guess(address)
     sock = open_socket()
     try:
-        for attempt in range(_CONNECT_TRIES):
+        for turn in range(_CONNECT_TRIES):
             try:
                 sock.connect(address)
             except ConnectionRefusedError:
                 if _diag.find(address) is None:
                     return None
-                sleep(attempt * 0.00005)  # taken, and about to listen, or let go
+                sleep(turn * 0.00005)  # taken, and about to listen, or let go
             except (BlockingIOError, PermissionError):
                 break  # a full queue, or Landlock
             else:
@@ -172,6 +178,17 @@ def ask(address: bytes) -> Holder | None:
         return _guess(address)
     finally:
         abandon(sock)
+
+
+def _asked_often(address: bytes) -> bool:
+    try:
+        listed = _diag.find(address)
+    except OSError:  # it can only be asked
+        return False
+    if listed is None or listed.queued < MOST_ASKED:
+        return False
+    queue = attempt(_diag.queue, listed.inode)
+    return queue is None or queue.count(0) >= MOST_ASKED
 
 
 def of_peer(sock: Socket, address: bytes) -> Holder:

@@ -6,7 +6,7 @@ import os
 from _warnings import warn
 from _weakref import ref
 
-from . import _descriptors, _diag, _queue
+from . import _diag, _queue
 from ._descriptors import Socket
 from ._drive import Cancelled, current_task, run, run_async
 from ._errors import NotHeld, Timeout
@@ -145,9 +145,8 @@ class Lock(Ownership):
             queue = _diag.queue(listed.inode)
         except OSError:
             return listed.queued  # the dead are counted too
-        sock = self._sock
-        if sock is not None and _descriptors.is_listener(sock, self.address):
-            _descriptors.drop_dead(sock, queue)
+        if queue[:1] == [0]:
+            self._drop_dead()
         return sum(1 for inode in queue if inode)
 
     def fileno(self) -> int:

@@ -1,4 +1,4 @@
-r"""Names: from a name or path to the address of its socket, and back.  Pure but for resolving a path's directory.
+r"""Names: from a name or path to the address of its socket, and back.  Pure but for paths and the default scope.
 
 The format is published; any program that binds the same bytes to a SOCK_STREAM socket takes part:
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PREFIX = b"\0pidabs"
 _MAX_ADDRESS = 107  # sun_path has 108 bytes; one is left, so that C code may add a NUL when it prints the name
 _MAX_SCOPE = 32
+_AT_SECURE = 23
 
 
 def is_path(name: Name) -> bool:
@@ -79,7 +80,7 @@ def _absolute(path: bytes) -> bytes:
 
 def _prefix(scope: str | None) -> bytes:
     if scope is None:
-        scope = os.environ.get("PIDABS_SCOPE") or None
+        scope = None if _CHOSEN_BY_ANOTHER else os.environ.get("PIDABS_SCOPE") or None
     if scope is None:
         return PREFIX + b":"
     if not isinstance(scope, str):
@@ -90,8 +91,25 @@ def _prefix(scope: str | None) -> bytes:
     return PREFIX + b"@" + label + b":"
 
 
+def _is_setuid() -> bool:
+    """Whether we got rights that who started us, and chose our environment, has not; as glibc's secure_getenv does.
+
+    He could set a privileged program's lock apart from that of another run of it.
+    """
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            vector = memoryview(file.read()).cast("L").tolist()
+    except OSError:  # no /proc, or not ours to read after a change of uid
+        return os.geteuid() != os.getuid() or os.getegid() != os.getgid()
+    return dict(zip(vector[::2], vector[1::2], strict=True)).get(_AT_SECURE) == 1
+
+
 def _address(raw: bytes, prefix: bytes) -> bytes:
     if len(prefix) + len(raw) <= _MAX_ADDRESS:
         return prefix + raw
     start = prefix + b"#" + blake2b(raw, digest_size=16).hexdigest().encode() + b":"
     return start + raw[len(start) - _MAX_ADDRESS :]
+
+
+# Now: a program that gives up its rights, or changes its effective uid for a moment, goes on with the locks it had.
+_CHOSEN_BY_ANOTHER = "PIDABS_SCOPE" in os.environ and _is_setuid()

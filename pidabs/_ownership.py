@@ -10,11 +10,12 @@ import sys
 from _thread import get_ident
 from time import monotonic
 
-from . import _descriptors, _held, _inherit, _linux, _queue
+from . import _descriptors, _diag, _held, _inherit, _linux, _queue
 from ._descriptors import Socket
 from ._drive import FOR_EVER
 from ._errors import AlreadyHeld, MirrorError, Unsupported
 from ._holder import Holder, ask, of_peer
+from ._linux import attempt
 from ._mirror import Mirror
 from ._names import is_path, resolve
 
@@ -177,6 +178,20 @@ class Ownership:
                 return
             except BaseException:
                 continue
+
+    def _drop_dead(self) -> None:
+        """Drop the dead entries at the head of our queue.
+
+        The guard is held from the look to the last accept: 1. Two threads see a dead head, or one sees it and another
+        releases.  2. One accepts it.  3. The other accepts the next, who lives, would lose its place, and is asleep.
+        Nor may the lock be on its way: its next owner, in another process, accepts from the same queue.
+        """
+        with _descriptors.guard:
+            sock = self._sock
+            if sock is None or sock not in _held.held or _inherit.is_moving(self):
+                return
+            if _descriptors.is_listener(sock, self.address):
+                _descriptors.drop_dead(sock, attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or [])
 
     def _why_not_held(self) -> str:
         if self._sock is None:

@@ -22,6 +22,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process's releases wait long for a waiter's answer: on a busy machine 20 ms may pass before it runs."""
     monkeypatch.setattr(_queue, "SOON", 5.0)
     monkeypatch.setattr(_queue, "_RELEASE_TIME", 10.0)
+    monkeypatch.setattr(_queue, "_JOIN_TIME", 5.0)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from parso.python.tree import PythonNode
 
 ROOT = Path(__file__).parent.parent
 FILES = "_queue.py", "_lock.py"
-TESTS = "lock", "queue", "fork", "async", "exit", "mirror", "holder", "exceptions"
+TESTS = "lock", "queue", "fork", "async", "exit", "mirror", "holder", "hostile", "sandbox", "exceptions"
 """In the order in which they are asked."""
 
 OPERATORS = re.compile(
@@ -212,7 +212,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--workers", type=int, default=4, help="the tests mostly wait")
-    parser.add_argument("--report", type=Path)
+    parser.add_argument("--report", type=Path, help="written as it goes; what it has already is not tested again")
     parser.add_argument("--only", default="", help="mutants whose description contains this text")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="which of tests/test_*.py")
     parser.add_argument("--list", action="store_true", help="show the mutants, and test none")
@@ -221,7 +221,9 @@ def main() -> int:
     if options.list:
         print(*todo, len(todo), sep="\n")
         return 0
-    todo.sort(key=lambda mutant: hash_of(mutant.code))  # so that a run that is cut short has seen something of all
+    known = options.report.read_text() if options.report and options.report.exists() else ""
+    todo = [mutant for mutant in todo if f" {mutant}  " not in known]
+    todo.sort(key=lambda mutant: hash_of(str(mutant)))  # so that a run that is cut short has seen something of all
     tests = [f"tests/test_{name}.py" for name in options.tests]
     end = time.monotonic() + options.minutes * 60
     survivors: list[Mutant] = []
@@ -257,10 +259,10 @@ def main() -> int:
     return 0
 
 
-def hash_of(code: str) -> int:
+def hash_of(text: str) -> int:
     import zlib
 
-    return zlib.crc32(code.encode())
+    return zlib.crc32(text.encode())
 
 
 if __name__ == "__main__":

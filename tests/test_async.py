@@ -116,8 +116,9 @@ def test_a_task_does_not_wait_for_itself(run: Run[None], name: str) -> None:
 @pytest.mark.parametrize("timeout", [0, 0.05])
 def test_timeout(run: Run[None], name: str, timeout: float) -> None:
     async def main() -> None:
-        with pytest.raises(pidabs.Timeout, match=f"held by pid {process.pid}"):
+        with pytest.raises(pidabs.Timeout, match=f"held by pid {process.pid}") as caught:
             await pidabs.Lock(name).acquire_async(timeout)
+        assert caught.value.waited == timeout
 
     with child(HOLD, args=(name,)) as process:
         process.expect("held")

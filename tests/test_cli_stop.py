@@ -17,6 +17,7 @@ from cli_support import COMMAND, INHERITED, PASSED_ON, needs_root, no_file, no_n
 from support import HOLD, Child, child, in_namespace, must_block, run_in, wait_until
 
 import pidabs
+from pidabs import _holder
 from pidabs.cli import stop
 
 CATCHES = """
@@ -176,6 +177,14 @@ def test_stop(name: str) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"pid {process.pid} (")
         assert done.stdout.endswith(f") is gone; lock '{name}' is free\n")
+        assert process.wait() == -signal.SIGTERM
+
+
+def test_stop_a_process_that_was_asked_often_who_it_is(name: str) -> None:
+    with holding(name) as process:
+        for _ in range(_holder.MOST_ASKED + 1):
+            pidabs.holder(name)
+        assert run("stop", name).returncode == 0
         assert process.wait() == -signal.SIGTERM
 
 

@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, wait_until
+from support import DEADLINE, child, wait_until
 
 DEMO = [sys.executable, "-m", "pidabs", "demo"]
 
@@ -283,3 +284,36 @@ def altered(tmp_path: Path, alteration: str) -> subprocess.CompletedProcess[str]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# The daemon of the demo, which the demo only runs as copies of its file -------------------------------------------
+
+DAEMON = """
+    import socket, sys
+    from pidabs.cli._demo_daemon import main
+    main(sys.argv[1], int(sys.argv[2]))
+"""
+
+
+@contextmanager
+def daemon_of(pidfile: Path) -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(DEADLINE)
+    with ours, theirs, child(DAEMON, args=(str(pidfile), str(theirs.fileno())), pass_fds=(theirs.fileno(),)):
+        theirs.close()
+        yield ours
+
+
+def test_daemon_runs_until_the_demo_ends(tmp_path: Path) -> None:
+    pidfile = tmp_path / "x.pid"
+    with daemon_of(pidfile) as demo:
+        assert demo.recv(100) == b"sees None"
+        said, [pidfd], _, _ = socket.recv_fds(demo, 100, 1)
+        assert said == f"runs {pidfile.read_text().strip()}".encode()
+        with daemon_of(pidfile) as second:
+            assert second.recv(100) == b"sees " + said[5:]
+            assert second.recv(1000) == f"refused AlreadyLocked: {pidfile} is already locked".encode()
+            assert second.recv(100) == b""
+    with os.fdopen(pidfd):
+        assert select.select([pidfd], [], [], DEADLINE)[0]
+    assert not pidfile.exists()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from support import HOLD, Child, child, in_namespace, must_block, run_in, wait_until
 
 import pidabs
-from pidabs import _holder, _linux
+from pidabs import _diag, _holder, _linux
 
 OURS = pidabs.Holder(os.getpid(), os.getuid(), os.getgid())
 
@@ -35,6 +36,14 @@ def asked(name: str) -> pidabs.Holder:
 def handle(holder: pidabs.Holder) -> int:
     assert holder._pidfd is not None
     return holder._pidfd
+
+
+@pytest.fixture
+def no_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(_diag, "socket", fail)
 
 
 # Who ----------------------------------------------------------------------------------------------------------
@@ -82,8 +91,6 @@ def test_process_without_a_command_line_is_called_by_its_name(name: str) -> None
 
 
 def test_asking_leaves_one_entry_at_most(name: str) -> None:
-    from pidabs import _diag
-
     with pidabs.Lock(name) as lock:
         asked(name)
         listed = _diag.find(lock.address)
@@ -93,6 +100,48 @@ def test_asking_leaves_one_entry_at_most(name: str) -> None:
         listed = _diag.find(lock.address)
         assert listed is not None
         assert listed.queued == 0
+
+
+def queued(name: str) -> int:
+    listed = _diag.find(address(name))
+    return listed.queued if listed else 0
+
+
+def test_asking_again_and_again_costs_the_waiters_no_order(name: str) -> None:
+    """A release looks past 256 dead entries; behind more, all waiters race."""
+    with child(HOLD, args=(name,)) as process, ExitStack() as stack:
+        process.expect("held")
+        holders = [asked(name) for _ in range(300)]
+        assert [process.pid] * 300 == [holder.pid for holder in holders]
+        assert queued(name) == _holder.MOST_ASKED
+        assert holders[_holder.MOST_ASKED - 1].gid == os.getgid()
+        assert holders[_holder.MOST_ASKED].gid is None
+        holders[-1].send_signal(0)
+        waiters = []
+        for number in range(8):
+            waiters.append(stack.enter_context(child(HOLD, args=(name,))))
+            wait_until(lambda number=number: pidabs.Lock(name).waiters() == number + 1)  # type: ignore[misc]
+        process.tell()
+        for waiter in waiters:
+            waiter.expect("held")
+            waiter.tell()
+
+
+@pytest.mark.usefixtures("no_netlink")
+def test_asking_again_and_again_where_the_dead_cannot_be_told_from_the_living(name: str) -> None:
+    with child(HOLD, args=(name,)) as process:
+        process.expect("held")
+        for _ in range(_holder.MOST_ASKED + 10):
+            asked(name)
+        assert queued(name) == _holder.MOST_ASKED
+
+
+def test_long_queue_of_the_living_is_asked(name: str) -> None:
+    with child(HOLD, args=(name,)) as process, ExitStack() as stack:
+        process.expect("held")
+        for _ in range(_holder.MOST_ASKED + 10):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(address(name))
+        assert asked(name).gid == os.getgid()
 
 
 def test_bad_names() -> None:

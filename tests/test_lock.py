@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import inspect
 import os
 import pickle
 import resource
 import select
 import socket
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import HOLD, child, must_block, open_descriptors, wait_until
+from support import HOLD, SECCOMP, child, has_seccomp, must_block, open_descriptors, wait_until
 
 import pidabs
 from pidabs import _diag
@@ -298,9 +301,21 @@ def test_shared_object_that_other_threads_use_while_we_look(name: str) -> None:
 
 def test_lock_that_is_collected_while_held_warns_and_is_released(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
-    with pytest.warns(ResourceWarning, match=f"lock '{name}' was collected while held"):
+    with pytest.warns(ResourceWarning, match=f"lock '{name}' was collected while held") as caught:
         del lock
+    assert [__file__] == [warning.filename for warning in caught]  # where it was dropped
     assert is_free(name)
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_lock_is_not_copied(name: str, copy: Callable[[pidabs.Lock], object]) -> None:
+    with pytest.raises(TypeError, match="make another by its name"):
+        copy(pidabs.Lock(name))
+
+
+def test_cancel_check_is_asked_twenty_times_a_second_unless_told_otherwise() -> None:
+    for acquire in (pidabs.Lock.acquire, pidabs.Lock.acquire_async):
+        assert inspect.signature(acquire).parameters["poll_interval"].default == 0.05
 
 
 def test_collected_lock_goes_to_the_head_of_its_queue(name: str) -> None:
@@ -639,6 +654,21 @@ def test_denied_sockets_are_unsupported(name: str, monkeypatch: pytest.MonkeyPat
         pidabs.Lock(name).acquire()
     assert isinstance(caught.value.__cause__, PermissionError)
     assert before == open_descriptors()
+
+
+@has_seccomp
+def test_sandbox_that_denies_bind(name: str) -> None:
+    code = """
+        import errno, pidabs
+        deny("bind", errno.EPERM)
+        try: pidabs.Lock(sys.argv[1]).acquire()
+        except pidabs.Unsupported as exc: say(repr(exc.__cause__))
+    """
+    with child(textwrap.dedent(SECCOMP) + textwrap.dedent(code), args=(name,)) as process:
+        answer = process.read_line()
+        if answer == "no seccomp":
+            pytest.skip("no seccomp here")
+        assert answer == "PermissionError(1, 'Operation not permitted')"
 
 
 def test_other_systems_are_unsupported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

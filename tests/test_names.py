@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from support import child
+from support import child, run_in
 
 import pidabs
 from pidabs._names import is_path, parse, resolve
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 class Fspath:
@@ -250,6 +253,54 @@ def test_scope_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address("x", "red") == b"\0pidabs@red:x"
     monkeypatch.setenv("PIDABS_SCOPE", "")
     assert address("x") == b"\0pidabs:x"
+
+
+SHOWS_ADDRESSES = """
+    import os, pidabs
+    def show():
+        print(*(pidabs.Lock("x", scope=scope).address[1:].decode() for scope in (None, "red")))
+    show()
+"""
+
+LEFT_OUT, HONOURED = "pidabs:x pidabs@red:x\n", "pidabs@blue:x pidabs@red:x\n"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("uids", "then", "shown"),
+    [
+        ((0, 0, 0), "os.seteuid(12345)", HONOURED),  # a daemon that was started by root
+        ((0, 0, 0), "os.setuid(12345)", HONOURED),
+        ((12345, 0, 0), "os.setuid(0)", LEFT_OUT),  # a setuid program that goes on as root
+        ((12345, 0, 0), "os.environ['PIDABS_SCOPE'] = 'green'", LEFT_OUT),
+    ],
+)
+def test_who_starts_a_setuid_program_does_not_choose_its_scope(
+    uids: tuple[int, int, int], then: str, shown: str
+) -> None:
+    """Else it would choose which runs of the program exclude each other."""
+    code = textwrap.dedent(SHOWS_ADDRESSES) + then + "\nshow()"
+    start = f"import os, sys; os.setresuid{uids}; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    done = run_in(["env", "PIDABS_SCOPE=blue"], start, code)
+    assert done.stdout == shown * 2, done.stderr
+
+
+@needs_root
+def test_setuid_program_that_cannot_read_what_the_kernel_says_about_it() -> None:
+    """After a change of uid /proc/self is root's; then the uids have to tell."""
+    code = """
+    from pidabs import _names
+    os.setresgid(12345, 12345, 0)
+    os.setresuid(12345, 12345, 0)
+    try: open("/proc/self/auxv")
+    except PermissionError: say(_names._is_setuid())
+    os.setresuid(-1, 0, -1)
+    os.setresgid(-1, 0, -1)
+    os.setresuid(-1, 12345, -1)
+    try: open("/proc/self/auxv")
+    except PermissionError: say(_names._is_setuid())
+    """
+    assert run_in(["env"], code).stdout == "False\nTrue\n"
 
 
 @pytest.mark.parametrize("scope", ["", "a:b", "a/b", "a\0b", "s" * 33, "é" * 17])

@@ -25,7 +25,7 @@ from pidabs.compat.daemon import pidfile as our_daemon_module
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile as OurTimeoutPIDLockFile
 from pidabs.compat.lockfile import pidlockfile as our_module
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile as OurPIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, Child, child, must_block, wait_until
+from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD_PIDFILE, Child, child, must_block, wait_until
 
 import pidabs
 
@@ -535,6 +535,79 @@ def test_a_refusal_names_the_holder(cls: Any, path: Path) -> None:
 
 
 @ours
+def test_a_refusal_whose_holder_cannot_be_asked(cls: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: pidabs.Lock) -> None:
+        raise PermissionError("no way to ask")
+
+    monkeypatch.setattr(pidabs.Lock, "holder", fail)
+    with child(HOLD_PIDFILE, args=(spec(cls), str(path))) as holder:
+        holder.expect("held")
+        with pytest.raises(lockfile.AlreadyLocked) as caught:
+            cls(str(path)).acquire()
+        assert str(caught.value) == f"{path} is already locked"
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+@ours
+@pytest.mark.parametrize("error", [Struck, TimeoutError])  # the latter is an OSError, and not the kernel's
+def test_a_signal_handler_that_ends_a_wait(cls: Any, path: Path, error: type[BaseException]) -> None:
+    def strike(*args: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    main = threading.main_thread().ident
+    try:
+        with pidabs.Lock(path) as holder:
+
+            def strike_when_it_waits() -> None:
+                wait_until(holder.waiters)
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+            thread = threading.Thread(target=strike_when_it_waits)
+            thread.start()
+            lock = cls(str(path))
+            with pytest.raises(error):
+                lock.acquire(DEADLINE)
+            thread.join(DEADLINE)
+            assert not lock.i_am_locking()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    lock.acquire()
+    lock.release()
+
+
+@ours
+@pytest.mark.parametrize("error", [Struck, TimeoutError])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_handler_that_strikes_as_the_lock_is_taken(
+    cls: Any, path: Path, error: type[BaseException], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the lock's acquire and the note that it is held, or right after that: nobody would know of it."""
+
+    class Noting(dict[bytes, pidabs.Lock]):
+        def __setitem__(self, address: bytes, lock: pidabs.Lock) -> None:
+            assert lock.held
+            if when == "after":
+                super().__setitem__(address, lock)
+            raise error
+
+    noted = Noting()
+    lock = cls(str(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(our_module, "_held", noted)
+        with pytest.raises(error):
+            lock.acquire()
+        assert noted == {}
+    assert not lock.is_locked()
+    assert not path.exists()
+    lock.acquire()
+    lock.release()
+
+
+@ours
 def test_a_refusal_that_nobody_reads_leaves_no_trace(cls: Any, path: Path) -> None:
     with child(HOLD_PIDFILE, args=(spec(cls), str(path))) as holder:
         holder.expect("held")
@@ -647,6 +720,25 @@ def test_break_lock_spares_a_pid_file_just_taken(cls: Any, path: Path, monkeypat
         holder.expect("held")
         lock.break_lock()
         assert f"{holder.pid}\n" == pid_text(path)
+
+
+@ours
+def test_break_lock_spares_a_pid_file_put_there_as_it_looks(
+    cls: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. we open the stale file; 2. somebody takes the lock and puts his file there; 3. we remove what is there."""
+    path.write_text("4711\n", encoding="ascii")
+    flock = our_module.flock
+
+    def slowly(fd: int, how: int) -> None:
+        flock(fd, how)
+        new = path.with_suffix(".new")
+        new.write_text("4712\n", encoding="ascii")
+        new.rename(path)
+
+    monkeypatch.setattr(our_module, "flock", slowly)
+    cls(str(path)).break_lock()
+    assert pid_text(path) == "4712\n"
 
 
 @ours

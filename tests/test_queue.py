@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, HOLD, Child, child, in_namespace, must_block, open_descriptors, run_in, wait_until
+from support import (
+    DEADLINE,
+    HOLD,
+    STILL_BLOCKED_AFTER,
+    Child,
+    child,
+    in_namespace,
+    must_block,
+    open_descriptors,
+    run_in,
+    wait_until,
+)
 
 import pidabs
 from pidabs import _descriptors, _diag, _queue
@@ -430,6 +441,15 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -
             holder.expect("released")
 
 
+@pytest.fixture
+def deadly_pipes() -> Iterator[None]:
+    """As in a program that has restored SIGPIPE's default: a write to a peer that is gone kills it, unless told not."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGPIPE, before)
+
+
+@pytest.mark.usefixtures("deadly_pipes")
 def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next is offered it then, rather than that all are let go to race."""
     monkeypatch.setattr(_queue, "SOON", DEADLINE)
@@ -479,6 +499,19 @@ def test_connections_that_are_no_waiters_are_skipped(name: str, word: bytes) -> 
         assert b"L" not in probe.recv(10)
 
 
+def test_silent_connection_holds_up_a_release_for_milliseconds(name: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    assert lock._sock is not None
+    with raw() as probe:
+        play_waiter(probe, name, b"")
+        steps = _queue.hand_over(lock._sock, [])
+        _, seconds = next(steps)
+        assert 0.001 <= seconds <= 0.005
+        steps.close()
+    assert not pidabs.Lock(name).locked()
+    lock._leave()
+
+
 @pytest.mark.parametrize("answer", [b"W", b"N", b"L", b"\0"])
 def test_wrong_answers_are_skipped(name: str, answer: bytes) -> None:
     with child(HOLD, args=(name,)) as holder:
@@ -491,6 +524,19 @@ def test_wrong_answers_are_skipped(name: str, answer: bytes) -> None:
             strange.send(answer)
             waiter.expect("held")
             assert granted(strange) == (b"", [])
+
+
+@pytest.mark.usefixtures("patient")
+def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "_JOIN_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    with raw() as conn:
+        play_waiter(conn, name, b"")
+        released = must_block(lock.release)
+        conn.send(b"W")
+        assert conn.recv(1) == b"O"
+        released()  # of our own process, it is granted at once
+        assert granted(conn)[0] == b"L"
 
 
 def test_waiter_that_never_answers_is_skipped(name: str) -> None:
@@ -546,6 +592,72 @@ def test_dead_entries_are_drained_when_the_holder_asks(name: str) -> None:
             waiter.tell()
             waiter.expect("released")
         lock.acquire()  # for the `with` to release
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("rival", ["waiters", "release"])
+def test_another_thread_takes_the_dead_that_we_are_dropping(
+    name: str, rival: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. We see a dead head.  2. Another thread accepts it.  3. We accept the next: who lives must not be that."""
+    lock = pidabs.Lock(name).acquire()
+    with raw() as gone:
+        play_waiter(gone, name)
+    real = _descriptors.accept
+    us, other = threading.current_thread(), threading.Thread(target=getattr(lock, rival), daemon=True)
+    accepted, dropped = threading.Event(), threading.Event()
+
+    def accept(listener: _descriptors.Socket, hand: object = None) -> _descriptors.Socket:
+        if threading.current_thread() is other and not accepted.is_set():
+            conn = real(listener, hand)
+            accepted.set()
+            dropped.wait(DEADLINE)
+            return conn
+        if threading.current_thread() is us and other.ident is None:
+            other.start()
+            accepted.wait(STILL_BLOCKED_AFTER)
+        return real(listener, hand)
+
+    with waiting(name, 2) as (first, second):
+        monkeypatch.setattr(_descriptors, "accept", accept)
+        assert lock.waiters() == 2
+        dropped.set()
+        other.join(DEADLINE)
+        assert not other.is_alive()
+        if lock.held:
+            assert queue_length(name) == 2
+            lock.release()
+        first.expect("held")
+        assert second.says_nothing()
+
+
+def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the sending of the grant and the close of our copy the next owner accepts from the same queue."""
+    lock = pidabs.Lock(name).acquire()
+    lengths = []
+    with waiting(name) as (waiter,):
+        with raw() as gone:
+            play_waiter(gone, name)
+
+        def looks_on_the_way() -> None:
+            lock.waiters()
+            lengths.append(queue_length(name))
+
+        monkeypatch.setattr(os, "sched_yield", lambda: None)
+        abandon = _descriptors.abandon
+        listener = lock._sock
+
+        def slowly(sock: _descriptors.Socket) -> None:
+            if sock is listener and not lengths:
+                lock._sock = listener  # as a thread sees it that looked just before
+                looks_on_the_way()
+                lock._sock = None
+            abandon(sock)
+
+        monkeypatch.setattr(_descriptors, "abandon", slowly)
+        lock.release()
+        assert lengths == [1]
+        waiter.expect("held")
 
 
 def test_others_do_not_drain(name: str) -> None:
@@ -866,6 +978,21 @@ def test_pauses_grow_each_time_we_are_thrown_out(name: str) -> None:
         steps.close()
     assert 0 < pauses[0] < 0.0002
     assert 0.0025 <= pauses[-1] <= 0.0075
+
+
+def test_who_finds_the_queue_full_pauses_and_leaves_nothing(name: str) -> None:
+    """Pauses of up to 50 ms between single tries, without a descriptor to wait for.  An exception ends them."""
+    sock = _descriptors.open_socket()
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        steps = _queue.wait(sock, address(name), time.monotonic() + DEADLINE, [])
+        pauses = [next(steps)] + [steps.send(False) for _ in range(12)]
+        assert {-1} == {fd for fd, _ in pauses}
+        assert 0.025 <= pauses[-1][1] <= 0.075
+        with pytest.raises(KeyboardInterrupt):
+            steps.throw(KeyboardInterrupt)
+    assert sock.fileno() == -1
 
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446

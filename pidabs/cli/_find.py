@@ -1,7 +1,8 @@
 """What can be known about a lock, found without leaving a trace where that is possible.
 
-Each question asked over a connection leaves a dead entry in the holder's queue, which has room for some 1000: a monitor
-that asks once a minute would fill it in a day, and from then on waiters lose their order.  So:
+Each question asked over a connection leaves a dead entry in the holder's queue, which has room for some 1000, and a
+release looks past 256: a monitor that asks once a minute would use them up in hours, and from then on waiters lose
+their order.  So:
 
 1. sock_diag, else /proc/net/unix, says whether the lock is held, by which socket, and how many wait.  No trace.
 2. /proc shows who has that socket open: root sees all processes, others their own.  It counts where it is one process
@@ -19,7 +20,7 @@ import errno
 import os
 from time import sleep
 
-from .. import Holder, Lock, _descriptors, _diag, _linux
+from .. import Holder, Lock, _descriptors, _diag, _holder, _linux
 from .._names import PREFIX, parse
 from . import UNKNOWN
 from ._proc import has_open, is_open, openers, running
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import argparse
 
 _POLITE = 16
-_MOST = 512
+_MOST = _holder.MOST_ASKED
 _TRIES = 3  # while the lock changes hands
 _MOST_MOVED = 20  # in one listing
 _WRONG_USAGE = 2
@@ -154,7 +155,7 @@ def every() -> list[Found]:
 def _queue(inode: int) -> list[int] | None:
     try:
         return _diag.queue(inode)
-    except OSError:  # no sock_diag; or more than some 1000 entries, which only fit into a dump
+    except OSError:  # no sock_diag; or so many entries that they only fit into a dump
         return _queues().get(inode)
 
 

@@ -15,6 +15,7 @@ import signal as signals
 from time import monotonic, sleep
 
 from .. import Holder, Lock, LockError, _diag, _linux
+from .._holder import ask
 from . import DONE, FAILED, FREE, UNKNOWN
 from ._find import Found, Unknown, named, one, process, unknown
 from ._proc import has_open
@@ -94,7 +95,7 @@ def _holder_of(lock: Lock) -> Holder | None:
     pid = None
     try:
         for _ in range(_TRIES):
-            holder = lock.holder()
+            holder = ask(lock.address, sparing=False)
             if holder is None:
                 return None
             if holder.gid is None:  # it could not be asked, by a connection

@@ -1,0 +1,468 @@
+"""pidabs.compat.filelock, what test_filelock.py leaves: logs, hooks that are awaited, errors on top of errors.
+
+Original and ours side by side wherever they are to behave the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import filelock as stock
+import pidabs.compat.filelock as ours
+import pytest
+from pidabs.compat.filelock import _core
+from support import DEADLINE, child, must_block
+from test_filelock import MODERN, OURS, awaited, drive, either, either_async, modern, until_waiting
+
+import pidabs
+
+needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "some.lock")
+
+
+# Logs -------------------------------------------------------------------------------------------------------------
+
+
+def said(caplog: pytest.LogCaptureFixture, path: str) -> list[str]:
+    """What was logged since the last call, once each, without what tells objects and intervals apart."""
+    lines = [re.sub(r"ock \d+ ", "ock ", record.getMessage().replace(path, "X")) for record in caplog.records]
+    caplog.clear()
+    return list(dict.fromkeys(re.sub(r", waiting.*", ", waiting", line) for line in lines))
+
+
+TAKEN = ["Attempting to acquire lock on X", "Lock acquired on X"]
+RELEASED = ["Attempting to release lock on X", "Lock released on X"]
+NOT_IN_TIME = [TAKEN[0], "Lock not acquired on X, waiting", "Timeout on acquiring lock on X"]
+CANCELLED = [TAKEN[0], "Lock not acquired on X, waiting", "Cancellation requested for lock on X"]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, path: str) -> Callable[[], list[str]]:
+    caplog.set_level(logging.DEBUG, "filelock")
+    return lambda: said(caplog, path)
+
+
+@modern
+def test_what_is_logged(cls: Any, path: str, log: Callable[[], list[str]]) -> None:
+    lock = cls(path)
+    other = cls(path, thread_local=False)
+    lock.acquire()
+    assert log() == TAKEN
+    with pytest.raises(stock.Timeout):
+        other.acquire(0.05, poll_interval=0.01)
+    assert log() == NOT_IN_TIME
+    looks = iter((False, True))
+    with pytest.raises(stock.Timeout):
+        other.acquire(DEADLINE, poll_interval=0.01, cancel_check=lambda: next(looks))
+    assert log()[:3] == CANCELLED
+    lock.release()
+    assert log() == RELEASED
+
+
+@either_async
+def test_what_is_logged_when_awaited(cls: str, path: str, log: Callable[[], list[str]]) -> None:
+    async def main() -> None:
+        lock = awaited(cls)(path)
+        await lock.acquire()
+        assert log() == TAKEN
+        with pytest.raises(stock.Timeout):
+            await awaited(cls)(path).acquire(0.05, poll_interval=0.01)
+        assert log() == NOT_IN_TIME
+        await lock.release()
+        assert log() == RELEASED
+
+    drive(main())
+
+
+def test_nothing_is_logged_unless_somebody_wants_it(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "filelock")
+    with OURS(path), pytest.raises(stock.Timeout):
+        OURS(path).acquire(0.01)
+    assert said(caplog, path) == []
+
+
+# on_acquired, awaited -----------------------------------------------------------------------------------------------
+
+
+@either_async
+@pytest.mark.parametrize("in_executor", [True, False])
+def test_hook_runs_in_the_executor_or_here(cls: str, in_executor: bool, path: str) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def hook(fd: int) -> None:
+        os.fstat(fd)
+        seen.append((threading.current_thread() is threading.main_thread(), lock.is_locked))
+
+    lock = awaited(cls)(path, on_acquired=hook, run_in_executor=in_executor)
+
+    async def main() -> None:
+        async with lock, lock:
+            pass
+        async with lock:
+            pass
+
+    drive(main())
+    assert seen == [(not in_executor, True)] * 2
+
+
+@either_async
+@pytest.mark.parametrize("in_executor", [True, False])
+def test_hook_that_raises_gives_the_lock_back(cls: str, in_executor: bool, path: str) -> None:
+    async def main() -> None:
+        lock = awaited(cls)(path, on_acquired=lambda fd: 1 // 0, run_in_executor=in_executor)
+        with pytest.raises(ZeroDivisionError):
+            await lock.acquire()
+        assert (lock.is_locked, lock.lock_counter) == (False, 0)
+        async with awaited(cls)(path, blocking=False):
+            pass
+
+    drive(main())
+
+
+@either_async
+def test_hook_whose_executor_is_shut_down(cls: str, path: str) -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+
+    async def main() -> None:
+        lock = awaited(cls)(path, executor=executor, on_acquired=lambda fd: None)
+        with pytest.raises(RuntimeError, match="shutdown"):
+            await lock.acquire()
+        assert not lock.is_locked
+
+    drive(main())
+
+
+def test_hook_that_an_executor_never_began(path: str) -> None:
+    """It is shut down while the hook stands in its queue."""
+    executor = ThreadPoolExecutor(1)
+    go = threading.Event()
+    executor.submit(go.wait, DEADLINE)
+
+    async def main() -> None:
+        lock = ours.AsyncFileLock(path, executor=executor, on_acquired=lambda fd: None)
+        task = asyncio.create_task(lock.acquire())
+        while not executor._work_queue.qsize():
+            await asyncio.sleep(0)
+        executor.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(RuntimeError, match="the executor was shut down"):
+            await task
+        assert not lock.is_locked
+
+    try:
+        drive(main())
+    finally:
+        go.set()
+
+
+async def cancelled_during_the_hook(cls: str, path: str, fails: bool, **options: Any) -> Any:
+    inside, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hook(fd: int) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        assert go.wait(DEADLINE)
+        os.fstat(fd)  # it has the lock's descriptor, and it is still there
+        if fails:
+            raise KeyError("hook")
+
+    lock = awaited(cls)(path, on_acquired=hook, **options)
+    task = asyncio.create_task(lock.acquire())
+    await inside.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    await asyncio.wait({task})
+    assert (lock.is_locked, lock.lock_counter) == (False, 0)
+    return task
+
+
+@either_async
+def test_cancelled_during_the_hook(cls: str, path: str) -> None:
+    async def main() -> None:
+        assert (await cancelled_during_the_hook(cls, path, fails=False)).cancelled()
+
+    drive(main())
+
+
+@either_async
+def test_cancelled_during_a_hook_that_fails(cls: str, path: str) -> None:
+    async def main() -> None:
+        error = (await cancelled_during_the_hook(cls, path, fails=True)).exception()
+        assert (type(error), type(error.__context__)) == (KeyError, asyncio.CancelledError)
+
+    drive(main())
+
+
+@needs_groups
+@either_async
+def test_cancelled_during_a_hook_that_fails_with_both_in_a_group(cls: str, path: str) -> None:
+    async def main() -> None:
+        task = await cancelled_during_the_hook(cls, path, fails=True, context_error_policy="group")
+        assert [type(error) for error in task.exception().exceptions] == [asyncio.CancelledError, KeyError]
+
+    drive(main())
+
+
+# Errors on top of errors ---------------------------------------------------------------------------------------------
+
+
+@needs_groups
+@either_async
+def test_both_errors_of_an_awaited_block_in_a_group(cls: str, path: str) -> None:
+    class Sub(awaited(cls)):  # type: ignore[misc]
+        async def release(self, force: bool = False) -> None:
+            await super().release(force)
+            raise OSError("release")
+
+    async def main() -> None:
+        with pytest.raises(Exception, match="both failed") as caught:
+            async with Sub(path, context_error_policy="group"):
+                raise KeyError("body")
+        assert [type(error) for error in caught.value.exceptions] == [KeyError, OSError]  # type: ignore[attr-defined]
+        with pytest.raises(OSError, match="release") as plain:
+            async with Sub(path):
+                raise KeyError("body")
+        assert isinstance(plain.value.__context__, KeyError)
+        with pytest.raises(OSError, match="release"):
+            async with Sub(path):
+                pass
+
+    drive(main())
+
+
+@needs_groups
+@modern
+def test_groups_of_the_same_errors_are_not_shown_as_each_others_context(cls: Any, path: str) -> None:
+    """A release that fails with what the block failed with, in a group of its own, says so once."""
+    body = KeyError("body")
+
+    class Sub(cls):  # type: ignore[misc]
+        def release(self, force: bool = False) -> None:
+            super().release(force)
+            try:
+                raise ExceptionGroup("both", [body])  # noqa: F821
+            except Exception:
+                raise ExceptionGroup("both", [body]) from None  # noqa: F821
+
+    with pytest.raises(Exception, match="both failed") as caught, Sub(path, context_error_policy="group"):
+        raise body
+    first, second = caught.value.exceptions  # type: ignore[attr-defined]
+    assert first is body
+    assert (second.message, second.exceptions) == ("both", (body,))
+    if cls is OURS:
+        assert second.__context__ is None
+
+
+@pytest.mark.skipif(not MODERN, reason="filelock 3.13 has no such class")
+def test_what_asyncio_module_does_not_have() -> None:
+    from pidabs.compat.filelock import asyncio as module
+
+    assert set(dir(module)) == set(stock.asyncio.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        module.no_such_name  # noqa: B018
+
+
+def test_the_submodule_where_filelock_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As filelock 3.13, which some distributions ship."""
+    from pidabs.compat.filelock import asyncio as module
+
+    monkeypatch.setitem(sys.modules, "filelock.asyncio", None)
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        module.no_such_name  # noqa: B018
+
+
+def test_a_forked_child_goes_on_with_its_own_count_where_filelock_3_is_installed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "_NEW_IN_A_CHILD", False)
+    lock = OURS(path)
+    readable, writable = os.pipe()
+    with lock:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with pytest.raises(stock.Timeout):
+                    lock.acquire(0)
+                os.write(writable, b"%d" % lock.lock_counter)
+            finally:
+                os._exit(0)
+        os.close(writable)
+        assert os.read(readable, 10) == b"0"
+        os.close(readable)
+        os.waitpid(pid, 0)
+        assert lock.lock_counter == 1
+
+
+# One object, several tasks -------------------------------------------------------------------------------------------
+
+
+def test_loop_that_is_closed_while_its_task_waits_for_its_turn(path: str) -> None:
+    """The task that leaves finds nobody to wake there."""
+    lock = ours.AsyncFileLock(path)
+    waits = threading.Event()
+
+    def waiting_loop() -> None:
+        async def main() -> None:
+            task = asyncio.ensure_future(lock.acquire())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waits.set()
+            abandoned.append(task)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+
+    abandoned: list[asyncio.Future[Any]] = []
+
+    async def first() -> None:
+        with pidabs.Lock(path):
+            task = asyncio.create_task(lock.acquire())
+            await until_waiting(path, 1)
+            thread = threading.Thread(target=waiting_loop)
+            thread.start()
+            await asyncio.to_thread(thread.join, DEADLINE)
+            assert waits.is_set()
+            pending = asyncio.create_task(asyncio.sleep(0))
+            await pending
+        await task
+        assert lock.lock_counter == 1
+        await lock.release()
+
+    drive(first())
+    for task in abandoned:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_cancelled_while_waiting_for_the_turn_to_release(path: str) -> None:
+    async def main() -> None:
+        lock = ours.AsyncFileLock(path)
+        await lock.acquire()
+        gate = lock._mine.hold.turns
+        someone = object()
+        assert gate.enter(someone) is None  # another task is taking or dropping it
+        task = asyncio.create_task(lock.release())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert lock.lock_counter == 1
+        gate.leave(someone)
+        await lock.release()
+        assert not lock.is_locked
+
+    drive(main())
+
+
+def test_cancel_check_while_another_task_is_taking_it(path: str) -> None:
+    async def main() -> None:
+        lock = ours.AsyncFileLock(path)
+        with pidabs.Lock(path):
+            task = asyncio.create_task(lock.acquire())
+            await until_waiting(path, 1)
+            looks = iter((False, False, True))
+            with pytest.raises(stock.Timeout):
+                await lock.acquire(poll_interval=0.001, cancel_check=lambda: next(looks))
+            assert next(looks, None) is None
+        await task
+        await lock.release()
+
+    drive(main())
+
+
+def test_awaited_lock_that_is_lost_is_released_silently(path: str, log: Callable[[], list[str]]) -> None:
+    async def main() -> None:
+        lock = ours.AsyncFileLock(path)
+        await lock.acquire()
+        os.close(lock._mine.hold.lock.fileno())
+        assert not lock.is_locked
+        await lock.release()
+        assert (lock.is_locked, lock.lock_counter) == (False, 0)
+        async with lock:
+            assert lock.is_locked
+
+    drive(main())
+
+
+# Signal handlers ------------------------------------------------------------------------------------------------------
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_handler_that_raises_as_the_lock_is_let_go(when: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just before the release, or just after it: in either case the lock is free, and its waiter has it."""
+    lock = OURS(path)
+    lock.acquire()
+    real = pidabs.Lock.release
+    strikes = iter((True,))
+
+    def release(self: pidabs.Lock) -> None:
+        if when == "before" and next(strikes, False):
+            raise Struck
+        real(self)
+        if when == "after" and next(strikes, False):
+            raise Struck
+
+    waits = must_block(lambda: OURS(path, thread_local=False).acquire(DEADLINE).lock)
+    monkeypatch.setattr(pidabs.Lock, "release", release)
+    with pytest.raises(Struck):
+        lock.release()
+    assert (lock.is_locked, lock.lock_counter) == (False, 0)
+    waits().release()
+
+
+@either
+def test_what_an_option_is_set_to_is_shown(cls: Any, path: str) -> None:
+    lock = cls(path)
+    lock.timeout = 5
+    lock.poll_interval = 0.2
+    lock.blocking = False
+    assert (lock.timeout, lock.poll_interval, lock.blocking) == (5, 0.2, False)
+
+
+def test_release_by_a_signal_handler_on_top_of_the_acquire(path: str) -> None:
+    code = """
+    import os, signal, sys, pidabs
+    from pidabs.compat.filelock import FileLock
+    lock = FileLock(sys.argv[1])
+    def handler(*_):
+        lock.release(); say("released nothing", lock.is_locked)
+    signal.signal(signal.SIGUSR1, handler)
+    say("asks")
+    lock.acquire()
+    say("held", lock.lock_counter)
+    lock.acquire(); listen(); lock.release(force=True)
+    say(lock.is_locked)
+    """
+    with pidabs.Lock(path) as holder, child(code, args=(path,)) as process:
+        process.expect("asks")
+        while not holder.waiters():
+            os.sched_yield()
+        process.signal(10)
+        process.expect("released nothing False")
+        holder.release()
+        process.expect("held 1")
+        process.tell()
+        process.expect("False")
+        holder.acquire()
