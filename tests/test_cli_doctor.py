@@ -642,11 +642,11 @@ def test_plot_that_cannot_be_is_found_before_measuring(
 
 
 def test_plot_without_matplotlib(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["doctor", "--plot", str(tmp_path / "x.svg")]) == 69
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert shown.out == ""
     assert 'pip install "pidabs[plot]"' in shown.err
     assert list(tmp_path.iterdir()) == []

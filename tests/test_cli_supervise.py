@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from programs import PIDABS, TELL, Program, Terminal, pidabs_run, program, run, terminal
+from cli_support import one_line
+from programs import PIDABS, TELL, Program, Terminal, finish, pidabs_run, program, run, terminal
 from support import DEADLINE, wait_until
 
 import pidabs
@@ -233,6 +234,22 @@ sys.exit(main(sys.argv[1:]))
         assert running.process.stdout.read() == b""
         assert "Too many open files" in running.errors()
         assert is_free(name)
+
+
+def test_no_process_can_be_started(name: str) -> None:
+    source = """
+import os, sys
+from pidabs.cli import _supervise, main
+def refuse():
+    raise BlockingIOError(0, "Error")  # as Python 3.11 says it
+_supervise.os.fork = refuse
+sys.exit(main(sys.argv[1:]))
+"""
+    done = finish(sys.executable, "-c", source, "run", "--supervise", name, "echo", "ran")
+    assert (done.returncode, done.stdout) == (71, "")
+    assert done.stderr.startswith("pidabs: cannot start a process: Resource temporarily unavailable; raise the limit")
+    assert one_line(done.stderr)
+    assert is_free(name)
 
 
 def test_the_guard_keeps_nothing_else_open(name: str) -> None:

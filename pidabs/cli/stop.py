@@ -15,8 +15,8 @@ import signal as signals
 from time import monotonic, sleep
 
 from .. import Holder, Lock, LockError, _diag, _linux
-from . import DONE, FAILED, FREE, UNKNOWN
-from ._find import Found, Unknown, named, one, process, unknown
+from ._codes import DONE, FAILED, FREE, USAGE, Unknown
+from ._find import has_ended, named, one, process, unknown
 from ._proc import has_open
 from ._text import complain, quoted, reply
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _TRIES = 5  # to find the holder while the lock changes hands, which takes a millisecond
 _PAUSE = 0.005
 _TAKE_OVER = 1.0  # seconds that waiters get to take the lock of a process that is gone, before we say who has it
-_WRONG_USAGE = 2
 _HIGHEST = 64
 
 
@@ -36,39 +35,29 @@ def signal(arguments: argparse.Namespace) -> int:
     number = signal_number(arguments.signal)
     if number is None:
         complain(f"no such signal: {quoted(arguments.signal)}; `kill -l` lists them")
-        return _WRONG_USAGE
+        return USAGE
     lock = named(arguments)
-    try:
-        holder = _holder_of(lock)
-        if holder is None:
-            complain(f"lock {quoted(lock.name)} is free: there is nobody to signal")
-            return FREE
-        return _send(lock, holder, number, process(holder.pid, holder.command))
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    holder = _holder_of(lock)
+    if holder is None:
+        complain(f"lock {quoted(lock.name)} is free: there is nobody to signal")
+        return FREE
+    return _send(lock, holder, number, process(holder.pid, holder.command))
 
 
 def stop(arguments: argparse.Namespace) -> int:
     """Send SIGTERM to a lock's holder and wait until that process is gone; then, if asked to, SIGKILL."""
     lock = named(arguments)
-    try:
-        holder = _holder_of(lock)
-        if holder is None:
-            return reply(f"lock {quoted(lock.name)} is free: nothing to stop", DONE, DONE)
-        who = process(holder.pid, holder.command)
-        waiters = _waiters(lock)
-        for name in ("TERM", "KILL") if arguments.kill else ("TERM",):
-            number = signal_number(name)
-            assert number is not None
-            code = _send(lock, holder, number, who, gone=DONE)
-            if code != DONE:
-                return code
-            if holder.wait(arguments.timeout):
-                return reply(f"{who} is gone; {_successor(lock, holder, waiters)}", DONE, DONE)
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    holder = _holder_of(lock)
+    if holder is None:
+        return reply(f"lock {quoted(lock.name)} is free: nothing to stop", DONE, DONE)
+    who = process(holder.pid, holder.command)
+    waiters = _waiters(lock)
+    for number in (signals.SIGTERM, signals.SIGKILL) if arguments.kill else (signals.SIGTERM,):
+        code = _send(lock, holder, number, who, gone=DONE)
+        if code != DONE:
+            return code
+        if holder.wait(arguments.timeout):
+            return reply(f"{who} is gone; {_successor(lock, waiters)}", DONE, DONE)
     complain(_still_there(lock, holder, who, arguments))
     return FAILED
 
@@ -104,7 +93,7 @@ def _holder_of(lock: Lock) -> Holder | None:
                 where = f"in another pid namespace, with uid {holder.uid}"
                 raise Unknown(f"the holder of lock {name} is {where}; signal it from there")
             pid = holder.pid
-            if not _gone(holder) and _has(pid, lock) is not False:
+            if not has_ended(holder) and _has(pid, lock) is not False:
                 return holder
             sleep(_PAUSE)  # it is just being handed on, or taken after its holder's death
     except OSError as exc:
@@ -137,21 +126,16 @@ def _send(lock: Lock, holder: Holder, number: int, who: str, gone: int = FAILED)
     return DONE
 
 
-def _gone(holder: Holder) -> bool:
-    try:
-        return holder.wait(0)
-    except LockError:  # no handle: then it is not signalled either, and that is said
-        return False
-
-
 def _seen(lock: Lock) -> str:
     """What may be said about a lock whose holder cannot be asked."""
     try:
         found = one(lock)
     except Unknown:
         found = None
-    if found is None or found.pid is None:
-        return "`pidabs status` as root says more"
+    if found is None:
+        return "try again"
+    if found.pid is None:
+        return found.advice()
     return f"{found} is seen to have it: if that is the one, use kill"
 
 
@@ -162,10 +146,9 @@ def _waiters(lock: Lock) -> int:
         return 0
 
 
-def _successor(lock: Lock, holder: Holder, waiters: int) -> str:
+def _successor(lock: Lock, waiters: int) -> str:
     """Who has the lock now."""
     end = monotonic() + (_TAKE_OVER if waiters else 0)
-    found: Found | None = None
     try:
         while (found := one(lock)) is None and monotonic() < end:
             sleep(_PAUSE)
@@ -188,9 +171,8 @@ def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Names
     except (OSError, Unknown):
         released = False
     if _stopped(holder):
-        return (
-            f"{who} is suspended, and gets SIGTERM when it goes on; `pidabs signal NAME CONT`, or stop it with --kill"
-        )
+        resume = f"`pidabs signal {quoted(lock.name)} CONT`"
+        return f"{who} is suspended, and gets SIGTERM when it goes on; {resume}, or stop it with --kill"
     if released:
         return f"{who} has let go of lock {quoted(lock.name)}, but still runs {waited}; stop it by its pid"
     return f"{who} still runs, {waited}; wait longer, or stop it with --kill"
@@ -202,4 +184,4 @@ def _stopped(holder: Holder) -> bool:
             state = file.read().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return False
-    return state in (b"T", b"t") and not _gone(holder)
+    return state in (b"T", b"t") and not has_ended(holder)
