@@ -24,6 +24,7 @@ from select import POLLIN, poll
 from .._queue import BACKLOG
 from ._codes import SIGNALLED, SYSTEM
 from ._command import execute
+from ._proc import GUARD
 from ._text import complain, reason
 
 TYPE_CHECKING = False
@@ -134,6 +135,7 @@ def _start_guard(lock: Lock, command: int) -> int:
 def _guard(supervisor: int, command: int, listener: int) -> int:
     """Until we are killed, by the supervisor at the end, or both have gone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _rename(GUARD)
     os.setsid()  # no terminal stops us
     os.chdir("/")
     _close_all_but(supervisor, command, listener)
@@ -146,6 +148,14 @@ def _guard(supervisor: int, command: int, listener: int) -> int:
         pass  # gone, or another user's: then the lock is held until it ends by itself
     _wait_for(command)
     return 0
+
+
+def _rename(name: str) -> None:
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write(name)
+    except OSError:
+        pass
 
 
 def _close_all_but(*keep: int) -> None:

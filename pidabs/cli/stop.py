@@ -16,8 +16,8 @@ from time import monotonic, sleep
 
 from .. import Holder, Lock, LockError, _diag, _linux
 from ._codes import DONE, FAILED, FREE, USAGE, Unknown
-from ._find import has_ended, named, one, process, unknown
-from ._proc import has_open
+from ._find import Found, has_ended, named, one, process, unknown
+from ._proc import has_open, is_guard
 from ._text import complain, quoted, reply
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # to find the holder while the lock changes hands, which takes a millisecond
 _PAUSE = 0.005
-_TAKE_OVER = 1.0  # seconds that waiters get to take the lock of a process that is gone, before we say who has it
+_TAKE_OVER = 1.0  # seconds for waiters to take the lock of a process that is gone, or for what it supervised to die
 _HIGHEST = 64
 
 
@@ -51,7 +51,7 @@ def stop(arguments: argparse.Namespace) -> int:
     if holder is None:
         return reply(f"lock {quoted(lock.name)} is free: nothing to stop", DONE, DONE)
     who = process(holder.pid, holder.command)
-    waiters = _waiters(lock)
+    waiters = _linux.attempt(lock.waiters)
     for number in (signals.SIGTERM, signals.SIGKILL) if arguments.kill else (signals.SIGTERM,):
         code = _send(lock, holder, number, who, gone=DONE)
         if code != DONE:
@@ -139,18 +139,13 @@ def _seen(lock: Lock) -> str:
     return f"{found} is seen to have it: if that is the one, use kill"
 
 
-def _waiters(lock: Lock) -> int:
-    try:
-        return lock.waiters()
-    except OSError:
-        return 0
-
-
-def _successor(lock: Lock, waiters: int) -> str:
+def _successor(lock: Lock, waiters: int | None) -> str:
     """Who has the lock now."""
-    end = monotonic() + (_TAKE_OVER if waiters else 0)
+    end = monotonic() + _TAKE_OVER
     try:
-        while (found := one(lock)) is None and monotonic() < end:
+        while ((found := one(lock)) is None and waiters) or _is_guarded(found):
+            if monotonic() > end:
+                break
             sleep(_PAUSE)
     except Unknown:
         return "who holds the lock now is not known"
@@ -159,7 +154,14 @@ def _successor(lock: Lock, waiters: int) -> str:
         return f"lock {name} is free"
     if found.pid is None and has_open(os.getpid(), found.inode):
         return f"lock {name} is free when this command has ended, too, which was started with it"
+    if _is_guarded(found):
+        return f"lock {name} is free when the command that it supervised has ended; it has been killed, if that can be"
     return f"lock {name} is now held by {found}, which was not stopped"
+
+
+def _is_guarded(found: Found | None) -> bool:
+    """Whether `pidabs run --supervise` was killed, and its command is just dying."""
+    return found is not None and found.pid is not None and is_guard(found.pid)
 
 
 def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Namespace) -> str:
