@@ -635,7 +635,7 @@ def test_plot_that_cannot_be_is_found_before_measuring(
 ) -> None:
     done = run(*DOCTOR, *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("pidabs doctor: ")
+    assert done.stderr.startswith("pidabs: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -715,7 +715,7 @@ def test_interrupted(moment: bytes, sig: signal.Signals, tmp_path: Path) -> None
     finally:
         running.process.kill()
     assert running.process.returncode == 128 + sig
-    assert errors == f"pidabs doctor: ended by {sig.name}; everything it started is gone\n"
+    assert errors == f"pidabs: ended by {sig.name}; everything it started is gone\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -478,7 +478,15 @@ def test_checkers_find_no_fault(shell: str, check: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "arguments", [["completion"], ["completion", "tcsh"], ["completion", "bash", "surplus"]], ids=str
+    "arguments",
+    [
+        ["completion"],
+        ["completion", "tcsh"],
+        ["completion", "bash", "surplus"],
+        ["completion", "bash", "ask", "pidabs "],
+        ["completion", "zsh", "ask"],
+    ],
+    ids=str,
 )
 def test_wrong_usage(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     try:

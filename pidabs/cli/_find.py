@@ -36,6 +36,7 @@ _TRIES = 3  # while the lock changes hands
 _MOST_MOVED = 20  # in one listing
 _COMMAND_WIDTH = 60
 _LONGEST_ADDRESS = 107
+_HIDDEN = "it is in another pid namespace"
 _LISTEN_TIME = 0.001  # between a holder's bind and its listen pass microseconds
 
 
@@ -70,22 +71,19 @@ class Found:
         """Where `pid` is unknown: how to find out."""
         if self.seen:
             return f"`ps -fp {','.join(map(str, self.seen))}` says more"
-        if "namespace" in self.why:
+        if self.why == _HIDDEN:
             return "ask from there"
         return "ask as root" if os.geteuid() else "`ss -xlp` may show it"
+
+    def is_elsewhere(self) -> bool:
+        """Whether it is in a container that is not ours."""
+        ours, theirs = (_holder._mount_namespace(process) for process in ("self", str(self.pid)))
+        return self.why == _HIDDEN or (_holder._proc_is_ours() and bool(ours and theirs) and ours != theirs)
 
 
 def process(pid: int | None, command: str | None) -> str:
     """For a message of one line."""
     return f"pid {pid}" + (f" ({cut(show(command), _COMMAND_WIDTH)})" if command else "")
-
-
-def elsewhere(found: Found) -> str:
-    """The hint for the one surprise of a name that no file stands behind: two containers that use the same path."""
-    ours, theirs = (_holder._mount_namespace(process) for process in ("self", str(found.pid)))
-    if "namespace" in found.why or (found.pid and ours and theirs and ours != theirs):
-        return ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
-    return ""
 
 
 def has_ended(holder: Holder) -> bool:
@@ -240,7 +238,7 @@ def _ask(found: Found, theirs: dict[int, str]) -> bool:
         _descriptors.abandon(sock)
     found.uid = uid
     if not pid:
-        found.why = "it is in another pid namespace"
+        found.why = _HIDDEN
         return False
     given = pidfd is not None
     if pidfd is None:  # before Linux 6.5, or it has been reaped

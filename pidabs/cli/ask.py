@@ -10,6 +10,7 @@ import os
 from time import monotonic, sleep
 
 from .. import _diag
+from .._names import parse
 from ._codes import DONE, FAILED, FREE, UNKNOWN, Unknown
 from ._find import Found, every, named, one, unknown
 from ._proc import has_open
@@ -61,7 +62,7 @@ def list_(arguments: argparse.Namespace) -> int:
     """List the locks that are held."""
     locks = every()
     if arguments.json:
-        return reply(_json([_object(None, found, True) for found in locks]), DONE)
+        return reply(_json([_object(found, found, True) for found in locks]), DONE)
     if not locks:
         return reply("No lock is held in this network namespace.", DONE)
     return reply(_table(locks), DONE)
@@ -164,19 +165,14 @@ def _widths(rows: list[tuple[str, ...]], columns: int) -> list[int]:
     return [pids, users, waiters, names, max(left - names, len("COMMAND"))]
 
 
-def _object(lock: Lock | None, found: Found | None, held: bool | None) -> dict[str, object]:
+def _object(lock: Lock | Found, found: Found | None, held: bool | None) -> dict[str, object]:
     """What docs/command-schema.json describes."""
-    from .._names import parse
-
-    address = found.address if found is not None else lock.address if lock is not None else b""
-    parsed = parse(address)
-    name = found.name if found is not None else lock.name if lock is not None else ""
-    scope = parsed[1] if parsed is not None else None
+    _, scope = parse(lock.address) or ("", None)
     who = user(found.uid) if found is not None else None
     return {
-        "name": unicode(name),
+        "name": unicode(lock.name),
         "scope": None if scope is None else unicode(scope),
-        "address": address.hex(),
+        "address": lock.address.hex(),
         "held": held,
         "pid": found and found.pid,
         "uid": found and found.uid,

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic, monotonic_ns
 
 from .. import Lock, LockError, holder
-from ._codes import DONE, FAILED, SIGNALLED, UNAVAILABLE
+from ._codes import DONE, FAILED, SIGNALLED, UNAVAILABLE, USAGE
 from ._demo_stage import Daemon, Stage
 from ._interrupt import DEADLINE, Interrupted, UnexpectedError
 from ._text import complain, paint
@@ -36,7 +36,11 @@ _RED, _GREEN, _BOLD = 31, 32, 1
 
 def demo(_: object = None) -> int:
     """Play the demo: the command's exit code."""
-    Lock("pidabs-demo")  # Unsupported where nothing of it could work
+    try:
+        Lock("pidabs-demo")  # Unsupported where nothing of it could work
+    except ValueError as exc:
+        complain(f"PIDABS_SCOPE: {exc}; unset or correct it")
+        return USAGE
     try:
         from daemon import DaemonContext  # noqa: F401
         from daemon.pidfile import TimeoutPIDLockFile  # noqa: F401

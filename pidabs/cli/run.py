@@ -17,7 +17,7 @@ from fcntl import F_DUPFD, fcntl
 
 from .. import Lock, Timeout, _diag, _linux, _mirror
 from ._codes import Unknown
-from ._find import elsewhere, named, one
+from ._find import named, one
 from ._proc import has_open
 from ._text import complain, quoted
 
@@ -85,7 +85,9 @@ def _conflict(lock: Lock, seconds: float | None) -> str:
         return f"{what}: it is held; {exc}"
     if found is None:
         return f"{what}: it was held, and has been freed since; try again"
-    hint = elsewhere(found) or ("" if found.pid else f"; {found.advice()}")
+    hint = "" if found.pid else f"; {found.advice()}"
+    if found.is_elsewhere():  # the one surprise of a name that no file stands behind
+        hint = ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
     return f"{what}: held by {found}, uid {found.uid}{hint}"
 
 
