@@ -59,9 +59,10 @@ def lives(process: Child) -> bool:
 @pytest.mark.parametrize(
     ("text", "number"),
     [("TERM", 15), ("SIGTERM", 15), ("term", 15), ("15", 15), ("0", 0), ("64", 64), ("RTMIN", signal.SIGRTMIN)]
-    + [("sigrtmin+1", signal.SIGRTMIN + 1), ("CHLD", signal.SIGCHLD)]
+    + [("sigrtmin+1", signal.SIGRTMIN + 1), ("CHLD", signal.SIGCHLD), ("SIGRTMAX-14", signal.SIGRTMAX - 14)]
     + [(bad, None) for bad in ("", "FOO", "65", "-1", "1.5", "_DFL", "SIG_DFL", "SIG", "9" * 30, "TERM+1", "RTMIN+99")]
-    + [(bad, None) for bad in ("\u0661", "RTMIN+", "RTMIN+x", "__name__", "\x1b")],
+    + [(bad, None) for bad in ("\u0661", "RTMIN+", "RTMIN+x", "RTMIN+\u00b2", "RTMIN-1", "RTMAX-99", "RTMAX+1")]
+    + [(bad, None) for bad in ("__name__", "\x1b", "SIGSIGTERM", "NALS", " TERM", "TERM\n")],
 )  # fmt: skip
 def test_signal_names(text: str, number: int | None) -> None:
     assert stop.signal_number(text) == number

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 import signal as signals
 from time import monotonic, sleep
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _TRIES = 5  # to find the holder while the lock changes hands, which takes a millisecond
 _PAUSE = 0.005
 _TAKE_OVER = 1.0  # seconds for waiters to take the lock of a process that is gone, or for what it supervised to die
-_HIGHEST = 64
 
 
 def signal(arguments: argparse.Namespace) -> int:
@@ -63,18 +63,15 @@ def stop(arguments: argparse.Namespace) -> int:
 
 
 def signal_number(text: str) -> int | None:
-    """SIGTERM, term, RTMIN+1 or 15; None if there is no such signal."""
-    if text.isascii() and text.isdigit():
-        return int(text) if len(text) <= 3 and int(text) <= _HIGHEST else None
-    name, plus, offset = text.upper().partition("+")
-    number = getattr(signals, name if name.startswith("SIG") else f"SIG{name}", None)
-    if not isinstance(number, int) or name.startswith(("_", "SIG_")):
-        return None
-    if plus:
-        if not name.endswith("RTMIN") or not offset.isdigit() or len(offset) > 2:
-            return None
-        number += int(offset)
-    return number if number <= _HIGHEST else None
+    """SIGTERM, term, RTMIN+1, RTMAX-1 or 15; None if there is no such signal."""
+    if re.fullmatch(r"\d{1,3}", text, re.ASCII):
+        return int(text) if int(text) <= signals.SIGRTMAX else None
+    found = re.fullmatch(r"(?:SIG)?(?:(RTMIN|RTMAX)([+-]\d{1,2})|([A-Z0-9]+))", text.upper(), re.ASCII)
+    number = getattr(signals, f"SIG{found[1] or found[3]}", None) if found else None
+    if number is None or not found or not found[2]:
+        return number
+    number += int(found[2])
+    return number if signals.SIGRTMIN <= number <= signals.SIGRTMAX else None
 
 
 def _holder_of(lock: Lock) -> Holder | None:
