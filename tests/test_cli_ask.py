@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -340,6 +341,10 @@ def test_table() -> None:
     assert _text.cut("abcdef", 4) == "abc…"
     assert _text.cut("表表表", 5) == "表表…"
     assert _text.cut("abcd", 4) == "abcd"
+    assert _text.cut("e\u0301e\u0301e\u0301", 2) == "e\u0301…"
+    assert _text.cut("ab", 1) == "…"
+    ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
+    assert [_text.cut("abcdefgh", limit, ascii_only) for limit in (1, 3, 5)] == ["...", "...", "ab..."]
     assert [_text.duration(s) for s in (0.4, 61, 3600, 90061, 86400 * 30 + 59)] == [
         "0 s", "1 min 1 s", "1 h", "1 d 1 h", "30 d 59 s",
     ]  # fmt: skip

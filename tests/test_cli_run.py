@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cli_support import no_file, no_netlink, one_line
 from programs import PIDABS, TELL, Terminal, finish, pidabs_run, program, run, terminal
 from support import DEADLINE, HOLD, child, wait_until
 
 import pidabs
-from pidabs import _diag
+from pidabs import _diag, cli
 from pidabs.cli import _find
 
 BOTH = pytest.mark.parametrize("mode", [(), ("--supervise",)], ids=["exec", "supervise"])
@@ -316,6 +317,19 @@ def test_a_conflict_with_a_long_command_is_short(name: str) -> None:
         done = run("-n", name, "true")
         assert f"held by pid {process.pid} (" in done.stderr
         assert len(done.stderr) < 250
+
+
+def test_a_conflict_where_the_kernel_only_answers_a_connection(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with child(HOLD, args=(name,)) as process:
+        process.expect("held")
+        monkeypatch.setattr(_diag, "socket", no_netlink)
+        monkeypatch.setattr(_diag, "open", no_file, raising=False)
+        assert cli.main(["run", "-n", name, "true"]) == 1
+        shown = capfd.readouterr().err
+        assert one_line(shown)
+        assert f": held by pid {process.pid} (" in shown
 
 
 def test_conflicts_leave_few_entries(name: str) -> None:

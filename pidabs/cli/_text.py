@@ -175,6 +175,7 @@ def cut(text: str, limit: int, stream: object = None) -> str:
         dots.encode(encoding(stream or sys.stdout))
     except UnicodeEncodeError:
         dots = "..."
-    while width(text) + len(dots) > limit:
-        text = text[:-1]
-    return text + dots
+    end, room = 0, limit - len(dots)
+    while (room := room - width(text[end])) >= 0:
+        end += 1
+    return text[:end] + dots

@@ -64,14 +64,11 @@ class WaitingLine:
             holder = self._lock.holder()
         except OSError:
             return
-        self._who = f", held by {holder}{heir(holder)}" if holder is not None else ""
-        # Once is enough for one that has ended already, and left the lock to a process that it started.
-        self._holder = None if holder is None or has_ended(holder) else holder
-
-
-def heir(holder: Holder) -> str:
-    """What is to be added where the holder has ended, and the lock has not."""
-    return ", which has ended; a process that it started has the lock still open" if has_ended(holder) else ""
+        self._who = f", held by {holder}" if holder is not None else ""
+        self._holder = holder
+        if holder is not None and has_ended(holder):
+            self._who += ", which has ended; a process that it started has the lock still open"
+            self._holder = None  # to have asked once is enough
 
 
 def _in_foreground() -> bool:

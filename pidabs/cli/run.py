@@ -82,7 +82,8 @@ def _conflict(lock: Lock, seconds: float | None) -> str:
     try:
         found = one(lock)
     except Unknown as exc:
-        return f"{what}: it is held; {exc}"
+        holder = _linux.attempt(lock.holder)  # a sandbox may deny all that `one` needs, but not a connection
+        return f"{what}: held by {holder}" if holder else f"{what}: it is held; {exc}"
     if found is None:
         return f"{what}: it was held, and has been freed since; try again"
     hint = "" if found.pid else f"; {found.advice()}"
