@@ -110,8 +110,8 @@ def test_output_that_is_full(arguments: list[str], buffered: bool, tmp_path: Pat
     """One line of ours, and none of Python's when it flushes at its exit."""
     with open("/dev/full", "w") as full:
         done = run(SCRIPT, *arguments, cwd=tmp_path, stdout=full, env=environment(buffered))
-    if arguments[-1] == "--help" and not buffered:
-        assert (done.returncode, done.stderr) == (0, "")  # argparse looks away
+    if arguments[-1] == "--help" and not buffered and done.returncode == 0:
+        assert done.stderr == ""  # argparse looks away, since Python 3.12
     else:
         assert (done.returncode, one_line(done.stderr)) == (71 if arguments[0] == "run" else 1, True)
         assert "No space left on device; " in done.stderr
