@@ -95,8 +95,10 @@ def write(results: dict[str, object], output: Path) -> None:
 
     figures = [Figure(**each) for each in results["figures"]]  # type: ignore[attr-defined]
     print("", *goal_table(goals(figures)), sep="\n")
+    if results["light"]:
+        print("These are of a light run, and say nothing but that it ran.")
     output.mkdir(parents=True, exist_ok=True)
-    (output / RESULTS).write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
+    (output / RESULTS).write_text(as_json({key: rounded(value) for key, value in results.items()}), encoding="utf-8")
     try:
         from .plots import draw
     except ImportError:
@@ -106,6 +108,15 @@ def write(results: dict[str, object], output: Path) -> None:
     page = fill(PAGE.read_text(encoding="utf-8"), results, figures)
     if output.resolve() == (DOCS / "bench").resolve():
         PAGE.write_text(page, encoding="utf-8")
+
+
+def as_json(results: dict[str, object]) -> str:
+    """One line for each figure, so that two runs can be compared."""
+    lines = []
+    for key, value in results.items():
+        text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]" if isinstance(value, list) else json.dumps(value)
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def rounded(value: object) -> object:

@@ -11,8 +11,8 @@ import statistics
 from dataclasses import dataclass, field
 from itertools import cycle
 
-STEPS = 40
-"""So many quantiles are kept of the samples, for plots of their distribution."""
+STEPS, ENOUGH = 20, 50
+"""So many quantiles are kept of the samples, where there are enough of them."""
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Figure:
     p99: float
     n: int
     rounds: list[float]
+    lowest: float
+    highest: float
     quantiles: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -65,7 +67,9 @@ def figure(measure: str, subject: str, case: str, unit: str, rounds: list[list[f
         p99=quantile(ordered, 0.99),
         n=len(ordered),
         rounds=[statistics.median(samples) for samples in rounds],
-        quantiles=[quantile(ordered, step / STEPS) for step in range(STEPS + 1)],
+        lowest=ordered[0],
+        highest=ordered[-1],
+        quantiles=[quantile(ordered, step / STEPS) for step in range(1, STEPS)] if len(ordered) >= ENOUGH else [],
         note=note,
     )
 

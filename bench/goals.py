@@ -78,7 +78,7 @@ def goals(figures: list[Figure]) -> list[Goal]:
             lambda: pairs(handoff.NAME, lock, flock, handoff.TWO),
         ),
         (
-            "handoff p50: `Lock` to flock(2), on one CPU", "<=", 4, "",
+            "the same, both on one CPU", "<=", 4, "",
             lambda: pairs(handoff.NAME, lock, flock, handoff.ONE),
         ),
         (

@@ -1,6 +1,6 @@
 """SVG by matplotlib: dark on white, whatever the page around it is, so that they can be read in dark mode, too.
 
-pidabs is blue, locks that sleep in the kernel are grey, those that poll are orange.
+pidabs is blue, what the kernel has is grey, all others, which poll or cannot wait, are orange.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullLocator
 
 from . import measure_contention as contention
 from . import measure_growth as growth
@@ -21,7 +22,7 @@ from . import measure_uncontended as uncontended
 from .figures import Figure, short
 from .peers import FLOCK, LOCK, OFD, OUR_FILE_LOCK
 
-OURS, KERNEL, POLLS = "#1f5fbf", "#5a5f66", "#d9771a"
+OURS, KERNEL, OTHERS = "#1f5fbf", "#5a5f66", "#d9771a"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pidabs",
@@ -75,7 +76,7 @@ def _svg(canvas: Canvas) -> bytes:
 def _colour(subject: str) -> str:
     if subject.startswith("pidabs"):
         return OURS
-    return KERNEL if subject in (uncontended.FLOOR, FLOCK.name, OFD.name) or "flock(2)" in subject else POLLS
+    return KERNEL if subject in (uncontended.FLOOR, FLOCK.name, OFD.name) or "flock(2)" in subject else OTHERS
 
 
 def _time(us: float) -> str:
@@ -84,16 +85,21 @@ def _time(us: float) -> str:
     return f"{short(us / 1000)} ms" if us < 1e6 else f"{short(us / 1e6)} s"
 
 
+def _log_y(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
 def _ranked(axes: Axes, found: list[Figure], tail: bool, unit_is_us: bool = True) -> None:
     """One line for each subject, the fastest above: the median as a dot, with its number."""
     found = sorted(found, key=lambda each: each.median, reverse=True)
     for row, each in enumerate(found):
         colour = _colour(each.subject)
         if tail:
-            high = each.p99 if each.n >= 100 else each.quantiles[-1]
-            axes.plot(
-                [each.quantiles[0], high], [row, row], color=colour, linewidth=2, alpha=0.35, solid_capstyle="round"
-            )
+            high = each.p99 if each.n >= 100 else each.highest
+            axes.plot([each.lowest, high], [row, row], color=colour, linewidth=2, alpha=0.35, solid_capstyle="round")
             axes.plot([each.low, each.high], [row, row], color=colour, linewidth=6, alpha=0.5, solid_capstyle="round")
         else:
             axes.barh(row, each.median, color=colour, height=0.62)
@@ -177,10 +183,9 @@ def _contention(found: list[Figure]) -> Canvas:
         axes.set_title(title)
         axes.set_xscale("log", base=2)
         if what == contention.LONGEST:
-            axes.set_yscale("log")
+            _log_y(axes)
         else:
             axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter("{x:g}")
     ticks = sorted({int(each.case.rpartition(", ")[2].split()[0]) for each in found})
     rows[-1].set_xticks(ticks, [str(tick) for tick in ticks])
     rows[-1].minorticks_off()
@@ -203,8 +208,7 @@ def _growth(found: list[Figure]) -> Canvas:
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])
     axes.minorticks_off()
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _log_y(axes)
     axes.set_title("Handoff of a Lock with others in its queue")
     axes.set_ylabel("µs")
     axes.legend()
