@@ -6,7 +6,8 @@ General layout, each file importing only what stands above it:
     machine           where it was measured, and with which versions
     peers             the locks, behind one interface
     children          forked processes that obey, fall asleep, and never outlive us
-    crowd             many processes at one lock, forked by an interpreter that has loaded nothing else
+    killing           holders killed, by an interpreter that has loaded nothing but their lock
+    crowd             many processes at one lock, forked by such an interpreter
     session           what one run has in hand; subjects take turns
     measure_*         one file for each kind of measure
     measures          all of them, by name

@@ -81,7 +81,11 @@ class Crowd:
 
     def owner(self) -> int:
         """The process that has the lock, and keeps it; it is not ours to end any more."""
-        index = self._table[_COUNT : 4 * self._count : 4].tolist().index(1)
+        counts = [0]
+        over = time.monotonic() + _PATIENCE
+        while 1 not in counts and time.monotonic() < over:
+            counts = self._table[_COUNT : 4 * self._count : 4].tolist()
+        index = counts.index(1)
         self._table[4 * index + _COUNT] = 0
         pid = self._started[index]
         self.pids.remove(pid)

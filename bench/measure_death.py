@@ -1,7 +1,6 @@
-"""From the moment before kill(SIGKILL) of a holder to the moment after acquire() in a process that slept, waiting.
+"""From kill(SIGKILL) of a holder to the next owner, see killing.py.
 
-The holder is a small process; a big one takes the kernel longer, whatever its locks are made of.  PIDLockFile and
-LinkLockFile are left out: after SIGKILL nobody gets their lock, ever.
+PIDLockFile and LinkLockFile are left out: after SIGKILL nobody gets their lock, ever.
 
 And 400 waiters whose holder is killed: all are thrown out, one gets the lock, and the others queue behind it.  How long
 until all of them are there, looked at every millisecond.
@@ -10,15 +9,20 @@ until all of them are there, looked at every millisecond.
 from __future__ import annotations
 
 import gc
+import json
 import os
-import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
-from .children import BenchError, Line, Troop, Worker, end
+from . import ROOT
+from .children import BenchError, Troop, end
 from .crowd import Crowd
+from .killing import hold
 from .peers import LOCK, PEERS, Make, Mutex, Peer
 from .session import Session, take_turns
 
@@ -37,48 +41,34 @@ def measure(session: Session) -> None:
         gc.enable()
 
 
+class Killer:
+    """An interpreter of its own, see killing.py."""
+
+    def __init__(self, session: Session, peer: Peer) -> None:
+        command = [sys.executable, "-m", "bench.killing", peer.name, os.path.dirname(session.path())]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
+
+    def times(self, count: int) -> list[float]:
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        found: list[float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
 def _next_owner(session: Session) -> None:
     peers = session.present(peer for peer in PEERS if peer.waits and peer.dies)
-    with Troop() as troop:
-        subjects: dict[str, Callable[[], list[float]]] = {}
+    with ExitStack() as stack:
+        subjects = {}
         for peer in peers:
-            make, path = session.make(peer), session.path()
-            waiter = troop.start(partial(_wait, make=make, path=path))
-            count = session.pick(3, 1) if peer.longest_pause else session.pick(20, 2)
-            subjects[peer.name] = partial(_kills, troop, waiter, peer, make, path, count)
+            killer = Killer(session, peer)
+            stack.callback(killer.close)
+            subjects[peer.name] = partial(killer.times, session.pick(3 if peer.longest_pause else 20, 2))
         for subject, found in take_turns(subjects, session.pick(10, 1)).items():
             session.add(NAME, subject, ONE, "us", found)
-
-
-def _kills(troop: Troop, waiter: Worker, peer: Peer, make: Make, path: str, count: int) -> list[float]:
-    found = []
-    for _ in range(count):
-        holder = troop.start(partial(_hold, make=make, path=path))
-        holder.hear()
-        waiter.tell()
-        waiter.until_asleep()
-        time.sleep(random.uniform(0, peer.longest_pause))
-        killed = time.monotonic_ns()
-        os.kill(holder.pid, signal.SIGKILL)
-        found.append((waiter.hear() - killed) / 1e3)
-        troop.dismiss(holder)
-    return found
-
-
-def _hold(line: Line, make: Make, path: str) -> None:
-    lock = make(path)
-    lock.acquire()
-    line.say(0)
-    line.listen()
-
-
-def _wait(line: Line, make: Make, path: str) -> None:
-    lock = make(path)
-    while line.listen():
-        lock.acquire()
-        got = time.monotonic_ns()
-        lock.release()
-        line.say(got)
 
 
 def _all_back(session: Session) -> None:
@@ -93,7 +83,7 @@ def _kills_in_a_row(session: Session, make: Make, count: int, kills: int) -> lis
     found = []
     path = session.path()
     with Crowd(make, path, count + kills, keep=True) as crowd, Troop() as troop:
-        holder = troop.start(partial(_hold, make=make, path=path))
+        holder = troop.start(partial(hold, make=make, path=path))
         holder.hear()
         asked = make(path)
         if not crowd.go():
