@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 _LOOK = 0.001
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)

@@ -60,14 +60,14 @@ class Crowd:
             os.close(end_of_gate)
         gc.unfreeze()
 
-    def go(self) -> bool:
+    def go(self, patience: float = _SETTLING) -> bool:
         """Let them ask for the lock; whether all were asleep in the end."""
         os.write(self._gate[1], bytes(self._count))
         try:
             self._until(_WAITING, 1, _ASKING)
         except TimeoutError:
             return False
-        return until_asleep(self.pids, _SETTLING)
+        return until_asleep(self.pids, patience)
 
     def contend(self, release: Callable[[], object], seconds: float) -> tuple[float, list[int], int]:
         """How long it really took, how often each had it, and the longest wait in ns."""

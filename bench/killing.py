@@ -1,8 +1,8 @@
 """Holders killed: `python -m bench.killing PEER DIRECTORY` reads numbers, and answers each with so many times.
 
 Each time is from the moment before kill(SIGKILL) of a holder to the moment after acquire() in a process that slept,
-waiting, in microseconds.  The interpreter has loaded nothing but that lock: the kernel gives back the memory of a killed
-process before it frees its lock, and the holders, which are forked, shall be small.
+waiting, in microseconds.  The interpreter has loaded nothing but that lock: the kernel gives back the memory of a
+killed process before it frees its lock, and the holders, which are forked, shall be small.
 """
 
 from __future__ import annotations
