@@ -22,7 +22,7 @@ OLD_FILELOCK = "3.13.4"
 _OLD_FILELOCK_AT = os.path.join(sys.prefix, "share", f"bench-filelock-{OLD_FILELOCK}")
 _LONG = 3600.0
 _PATIENCE = 1.0
-"""Seconds of one try of a PIDLockFile.  It polls every tenth of it, as lockfile's other locks do by themselves."""
+"""Seconds of one try of lockfile's PIDLockFile.  It polls ten times in it, so as often as lockfile's others do."""
 
 
 class Mutex(Protocol):
@@ -95,15 +95,16 @@ class OpenFileDescriptionLock:
 class _Patient:
     """A PIDLockFile, ours or the original, that is asked again until it has the lock."""
 
-    def __init__(self, lock: Any, timeout: type[Exception]) -> None:
+    def __init__(self, lock: Any, timeout: type[Exception], seconds: float) -> None:
         self._lock = lock
         self._timeout = timeout
+        self._seconds = seconds
         self.release = lock.release
 
     def acquire(self) -> None:
         while True:
             try:
-                self._lock.acquire(timeout=_PATIENCE)
+                self._lock.acquire(timeout=self._seconds)
                 return
             except self._timeout:
                 continue
@@ -143,7 +144,7 @@ def our_pid_lock_file(**options: Any) -> Make:
     from lockfile import LockTimeout
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 
-    return lambda path: _Patient(PIDLockFile(path, **options), LockTimeout)
+    return lambda path: _Patient(PIDLockFile(path, **options), LockTimeout, _LONG)
 
 
 def _file_lock() -> Make:
@@ -178,7 +179,7 @@ def _pid_lock_file() -> Make:
     from lockfile import LockTimeout
     from lockfile.pidlockfile import PIDLockFile
 
-    return lambda path: _Patient(PIDLockFile(path), LockTimeout)
+    return lambda path: _Patient(PIDLockFile(path), LockTimeout, _PATIENCE)
 
 
 def _link_lock_file() -> Make:
