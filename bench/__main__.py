@@ -93,12 +93,13 @@ def write(results: dict[str, object], output: Path) -> None:
     from .goals import goals
     from .tables import fill, goal_table
 
+    results = {key: rounded(value) for key, value in results.items()}
     figures = [Figure(**each) for each in results["figures"]]  # type: ignore[attr-defined]
     print("", *goal_table(goals(figures)), sep="\n")
     if results["light"]:
         print("These are of a light run, and say nothing but that it ran.")
     output.mkdir(parents=True, exist_ok=True)
-    (output / RESULTS).write_text(as_json({key: rounded(value) for key, value in results.items()}), encoding="utf-8")
+    (output / RESULTS).write_text(as_json(results), encoding="utf-8")
     try:
         from .plots import draw
     except ImportError:

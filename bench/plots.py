@@ -92,38 +92,42 @@ def _log_y(axes: Axes) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _ranked(axes: Axes, found: list[Figure], tail: bool, unit_is_us: bool = True) -> None:
-    """One line for each subject, the fastest above: the median as a dot, with its number."""
+def _ranked(axes: Axes, found: list[Figure]) -> None:
+    """One line for each subject, the fastest above: its median as a dot and a number, half of all, nearly all."""
     found = sorted(found, key=lambda each: each.median, reverse=True)
     for row, each in enumerate(found):
         colour = _colour(each.subject)
-        if tail:
-            high = each.p99 if each.n >= 100 else each.highest
-            axes.plot([each.lowest, high], [row, row], color=colour, linewidth=2, alpha=0.35, solid_capstyle="round")
-            axes.plot([each.low, each.high], [row, row], color=colour, linewidth=6, alpha=0.5, solid_capstyle="round")
-        else:
-            axes.barh(row, each.median, color=colour, height=0.62)
-        axes.plot([each.median], [row], "o" if tail else "", color=colour, markersize=8)
-        text = _time(each.median) if unit_is_us else f"{short(each.median)} {each.unit}"
-        place = (max(each.p99, each.median) if tail else each.median) * 1.12
-        axes.annotate(text, (place, row), va="center", fontsize=9, fontweight="bold" if colour == OURS else "normal")
+        high = each.p99 if each.n >= 100 else each.highest
+        for low, above, width, alpha in (each.lowest, high, 2, 0.35), (each.low, each.high, 6, 0.5):
+            axes.plot([low, above], [row, row], color=colour, linewidth=width, alpha=alpha, solid_capstyle="round")
+        axes.plot([each.median], [row], "o", color=colour, markersize=8)
+        _number(axes, row, max(high, each.median) * 1.12, each, _time(each.median))
+    _name_rows(axes, found)
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * 2.2)
+
+
+def _number(axes: Axes, row: int, place: float, each: Figure, text: str) -> None:
+    weight = "bold" if _colour(each.subject) == OURS else "normal"
+    axes.annotate(text, (place, row), va="center", fontsize=9, fontweight=weight)
+
+
+def _name_rows(axes: Axes, found: list[Figure]) -> None:
     axes.set_yticks(range(len(found)), [each.subject for each in found])
     for label, each in zip(axes.get_yticklabels(), found, strict=True):
         label.set_color(_colour(each.subject))
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 2.2)
 
 
 def _handoff(found: list[Figure]) -> Canvas:
     found = [each for each in found if each.case == handoff.TWO]
     canvas = Canvas(figsize=(8.4, 0.34 * len(found) + 1.5), layout="constrained")
     axes = canvas.add_subplot()
-    _ranked(axes, found, tail=True)
-    ticks = [10, 100, 1000, 10_000, 100_000]
-    axes.set_xticks(ticks, ["10 µs", "100 µs", "1 ms", "10 ms", "100 ms"])
+    _ranked(axes, found)
+    axes.set_xticks([10, 100, 1000, 10_000, 100_000], ["10 µs", "100 µs", "1 ms", "10 ms", "100 ms"])
     axes.set_title("A lock is released: how long until the sleeping waiter has it")
     axes.set_xlabel("median, half of all, fastest to p99 (or slowest); logarithmic")
     return canvas
@@ -133,22 +137,24 @@ def _uncontended(found: list[Figure]) -> Canvas:
     found = [each for each in found if each.case == uncontended.ONE]
     canvas = Canvas(figsize=(8.4, 0.3 * len(found) + 1.3), layout="constrained")
     axes = canvas.add_subplot()
-    _ranked(axes, found, tail=False)
-    axes.xaxis.set_major_formatter("{x:g}")
+    _ranked(axes, found)
+    axes.set_xticks([1, 10, 100, 1000], ["1 µs", "10 µs", "100 µs", "1 ms"])
     axes.set_title("Acquire and release of a free lock")
-    axes.set_xlabel("µs, logarithmic")
+    axes.set_xlabel("median, half of all, fastest to p99 (or slowest); logarithmic")
     return canvas
 
 
 def _imports(found: list[Figure]) -> Canvas:
     found = [each for each in found if each.subject not in (start.BARE, FLOCK.name, OFD.name)]
-    found = [each for each in found if each.median > 0]
+    found = sorted(found, key=lambda each: each.median, reverse=True)
     canvas = Canvas(figsize=(8.4, 0.3 * len(found) + 1.3), layout="constrained")
     axes = canvas.add_subplot()
-    _ranked(axes, found, tail=False, unit_is_us=False)
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.barh(range(len(found)), [each.median for each in found], color=[_colour(each.subject) for each in found])
+    for row, each in enumerate(found):
+        _number(axes, row, each.median + found[0].median * 0.01, each, f"{short(each.median)} ms")
+    _name_rows(axes, found)
     axes.set_title("Import, over a bare interpreter")
-    axes.set_xlabel("ms, logarithmic")
+    axes.set_xlabel("ms")
     return canvas
 
 

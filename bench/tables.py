@@ -31,7 +31,8 @@ def fill(text: str, results: Results, figures: list[Figure]) -> str:
 def goal_table(reached: list[Goal]) -> list[str]:
     lines = ["| | goal | measured | quartiles | |", "|---|---|---|---|---|"]
     for goal in reached:
-        bound, measured = _with_unit(goal.bound, goal.unit), _with_unit(goal.measured, goal.unit)
+        unit = f" {goal.unit}" if goal.unit else ""
+        bound, measured = f"{goal.bound:g}{unit}", f"{_value(goal.measured)}{unit}"
         spread = f"{_value(goal.low)} to {_value(goal.high)}"
         verdict = "met" if goal.met else "**missed**"
         lines.append(f"| {goal.what} | {goal.relation} {bound} | {measured} | {spread} | {verdict} |")
@@ -98,7 +99,3 @@ def short_index(each: Figure) -> str:
 
 def _value(value: float) -> str:
     return f"{value:.4f}" if 0.9 < value < 1 else short(value)
-
-
-def _with_unit(value: float, unit: str) -> str:
-    return f"{value:g}{' ' + unit if unit else ''}" if value == round(value, 3) else f"{_value(value)} {unit}".rstrip()
