@@ -32,6 +32,8 @@ from .session import Session, take_turns
 NAME = "uncontended"
 FLOOR = "bare system calls"
 WARM_UP = 5
+BATCH = 0.001
+"""Seconds, at the most."""
 ONE, NEW = "one object", "a new object each time"
 
 
@@ -75,10 +77,17 @@ def measure(session: Session) -> None:
 
 def _timed(pairs: Callable[[int], object], count: int) -> list[float]:
     """Microseconds of a pair; after a few that are not counted, because the caches are still somebody else's."""
+    began = time.perf_counter()
     pairs(WARM_UP)
+    count = _enough(count, time.perf_counter() - began)
     began = time.perf_counter()
     pairs(count)
     return [(time.perf_counter() - began) / count * 1e6]
+
+
+def _enough(count: int, warm_up: float) -> int:
+    """So few that nobody preempts us in most batches."""
+    return max(WARM_UP, min(count, int(BATCH / (warm_up / WARM_UP))))
 
 
 def _bare(count: int) -> None:
@@ -116,7 +125,7 @@ def _async_pairs(mutex: object, count: int) -> list[float]:
         return (time.perf_counter() - began) / count * 1e6
 
     async def work() -> list[float]:
-        await pairs(WARM_UP)
-        return [await pairs(count)]
+        warm_up = WARM_UP * await pairs(WARM_UP) / 1e6
+        return [await pairs(_enough(count, warm_up))]
 
     return asyncio.run(work())
