@@ -57,7 +57,6 @@ def main() -> int:
 
 def run(light: bool, names: list[str], peers: Iterable[Peer]) -> dict[str, object]:
     from . import machine
-    from .goals import goals
     from .measures import MEASURES
     from .peers import OLD_FILELOCK, PEERS
     from .session import Session
@@ -78,12 +77,11 @@ def run(light: bool, names: list[str], peers: Iterable[Peer]) -> dict[str, objec
             MEASURES[name](session)
             print(f"  ({time.monotonic() - started:.0f} s)")
         described["seconds"] = round(time.monotonic() - began, 1)
-        reached = goals(session.figures)
         return {
             "light": light,
             "machine": described,
             "absent": sorted(session.absent),
-            "goals": [{**asdict(goal), "met": goal.met} for goal in reached],
+            "goals": [],
             "figures": [asdict(each) for each in session.figures],
         }
 
@@ -95,7 +93,9 @@ def write(results: dict[str, object], output: Path) -> None:
 
     results = {key: rounded(value) for key, value in results.items()}
     figures = [Figure(**each) for each in results["figures"]]  # type: ignore[attr-defined]
-    print("", *goal_table(goals(figures)), sep="\n")
+    reached = goals(figures)
+    results["goals"] = [rounded({**asdict(goal), "met": goal.met}) for goal in reached]
+    print("", *goal_table(reached), sep="\n")
     if results["light"]:
         print("These are of a light run, and say nothing but that it ran.")
     output.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Milliseconds of whole processes, begun and ended: `import` of each lock, and of the commands.
 
 An import is what a fresh isolated interpreter with it takes longer than one without, in the same round; bytecode is
-compiled by the first round, which is thrown away.
+compiled by the first round, which is thrown away.  Its CPU time is what is left of that on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .session import Session, take_turns
 IMPORT, COMMAND = "import", "command"
 BARE = "bare interpreter"
 OVER = "over a bare interpreter"
+CPU_OVER = "CPU time over a bare interpreter"
 WHOLE = "start to end"
 
 
@@ -37,9 +38,11 @@ def imports(session: Session) -> None:
     finally:
         os.sched_setaffinity(0, everywhere)
     bare = found.pop(BARE)
-    session.add(IMPORT, BARE, WHOLE, "ms", bare)
-    for subject, rounds in found.items():
-        session.add(IMPORT, subject, OVER, "ms", [[a - b] for (a,), (b,) in zip(rounds, bare, strict=True)])
+    session.add(IMPORT, BARE, WHOLE, "ms", [[wall] for wall, _ in bare])
+    for kind, case in enumerate((OVER, CPU_OVER)):
+        for subject, rounds in found.items():
+            over = [[with_it[kind] - without[kind]] for with_it, without in zip(rounds, bare, strict=True)]
+            session.add(IMPORT, subject, case, "ms", over)
 
 
 def commands(session: Session) -> None:
@@ -53,7 +56,7 @@ def commands(session: Session) -> None:
         subjects["pidabs status NAME"] = [pidabs, "status", path]
     else:
         print("  without the command: pidabs is not installed here as a script")
-    turns = {name: partial(_time, session, command) for name, command in subjects.items()}
+    turns = {name: partial(_wall, session, command) for name, command in subjects.items()}
     for subject, found in take_turns(turns, session.pick(40, 1)).items():
         session.add(COMMAND, subject, WHOLE, "ms", found)
 
@@ -62,8 +65,18 @@ def _python(session: Session, code: str) -> Callable[[], list[float]]:
     return partial(_time, session, [sys.executable, "-I", "-c", code])
 
 
+def _wall(session: Session, command: list[str]) -> list[float]:
+    return _time(session, command)[:1]
+
+
 def _time(session: Session, command: list[str]) -> list[float]:
+    """By the clock, and of CPU."""
     began = time.perf_counter()
     # Not in the checkout, whose pidabs is not the installed one.
-    subprocess.run(command, cwd=session.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return [(time.perf_counter() - began) * 1e3]
+    process = subprocess.Popen(
+        command, cwd=session.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, close_fds=False
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return [took * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3]

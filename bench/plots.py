@@ -145,7 +145,7 @@ def _uncontended(found: list[Figure]) -> Canvas:
 
 
 def _imports(found: list[Figure]) -> Canvas:
-    found = [each for each in found if each.subject not in (start.BARE, FLOCK.name, OFD.name)]
+    found = [each for each in found if each.case == start.OVER and each.subject not in (FLOCK.name, OFD.name)]
     found = sorted(found, key=lambda each: each.median, reverse=True)
     canvas = Canvas(figsize=(8.4, 0.3 * len(found) + 1.3), layout="constrained")
     axes = canvas.add_subplot()
