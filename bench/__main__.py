@@ -7,6 +7,7 @@ import filecmp
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,18 +51,21 @@ def main() -> int:
         peers = [named(name) for name in options.peer] if options.peer else PEERS
         results = run(options.light, options.only or list(MEASURES), peers)
     with tempfile.TemporaryDirectory() as scratch:
-        partly = not options.render and (options.light or options.only or options.peer)
+        failed = results.get("failed")
+        partly = not options.render and (options.light or options.only or options.peer or failed)
         write(results, options.output or (Path(scratch) if partly else DOCS / "bench"))
-    return 0
+    return 1 if failed else 0
 
 
 def run(light: bool, names: list[str], peers: Iterable[Peer]) -> dict[str, object]:
     from . import machine
+    from .children import BenchError
     from .measures import MEASURES
     from .peers import OLD_FILELOCK, PEERS
     from .session import Session
 
     began = time.monotonic()
+    failed: list[str] = []
     if difference := stale():
         print(f"note: the installed pidabs is measured, and is not that of this checkout: {difference} differs")
     with Session(light, peers) as session:
@@ -74,13 +78,18 @@ def run(light: bool, names: list[str], peers: Iterable[Peer]) -> dict[str, objec
         for name in names:
             started = time.monotonic()
             print(f"\n{name}", flush=True)
-            MEASURES[name](session)
+            try:
+                MEASURES[name](session)
+            except (BenchError, TimeoutError, subprocess.SubprocessError) as exc:  # the others are worth having
+                print(f"  FAILED: {exc}")
+                failed.append(name)
             print(f"  ({time.monotonic() - started:.0f} s)")
         described["seconds"] = round(time.monotonic() - began, 1)
         return {
             "light": light,
             "machine": described,
             "absent": sorted(session.absent),
+            "failed": failed,
             "goals": [],
             "figures": [asdict(each) for each in session.figures],
         }

@@ -18,7 +18,8 @@ import pidabs
 
 from .children import Line, Troop
 from .machine import two_cpus
-from .peers import FILE_LOCK, FLOCK, LOCK, OUR_FILE_LOCK, Make, Mutex
+from .measure_uncontended import repeat, timed
+from .peers import FILE_LOCK, FLOCK, LOCK, OUR_FILE_LOCK, Make
 from .session import Session, take_turns
 
 GROWTH, LISTING = "growth", "listing"
@@ -28,7 +29,7 @@ MANY = 10_000
 _EACH = 5000
 """Descriptors of one process that keeps sockets."""
 _REST = 0.002
-"""Seconds, after much work: on a busy machine it would be somebody else's turn in the middle of the release."""
+"""Seconds, after much work: on a busy machine it would be somebody else's turn in the middle of a release."""
 
 
 class Queue:
@@ -37,49 +38,58 @@ class Queue:
     def __init__(self, troop: Troop, make: Make, path: str, number: int, cpus: set[int]) -> None:
         self._waiter = troop.start(partial(_wait, make=make, path=path), cpus)
         self._lock = make(path)
-        self._address = pidabs.Lock(path).address
-        self._number = number
-        self._others: list[_socket.socket] = []
+        # In a process of their own: a waiter of the holder's process is given the lock without being asked.
+        self._others = troop.start(partial(_come_and_go, address=pidabs.Lock(path).address, number=number))
 
     def behind(self) -> float:
         """Microseconds of a handoff to the waiter, in front of the others."""
-        return self._handoff(lambda: None, self._join)
-
-    def dead(self) -> float:
-        """The same with the others gone, but their entries in front of it."""
-
-        def come_and_go() -> None:
-            self._join()
-            self._leave()
-
-        return self._handoff(come_and_go, lambda: None)
-
-    def _handoff(self, before: Callable[[], object], after: Callable[[], object]) -> float:
         self._lock.acquire()
-        before()
         self._waiter.tell()
         self._waiter.until_asleep()
-        after()
-        time.sleep(_REST)
-        let_go = time.monotonic_ns()
-        self._lock.release()
-        took = (self._waiter.hear() - let_go) / 1e3
-        self._leave()
+        self._tell_others()
+        took = self._handoff()
+        self._tell_others()
         self._waiter.tell()
         self._waiter.hear()
         return took
 
-    def _join(self) -> None:
-        for _ in range(self._number):
-            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-            sock.connect(self._address)
-            sock.send(b"W")
-            self._others.append(sock)
+    def dead(self) -> float:
+        """The same with the others gone, but their entries in front of it."""
+        self._lock.acquire()
+        self._tell_others()
+        self._tell_others()
+        self._waiter.tell()
+        self._waiter.until_asleep()
+        took = self._handoff()
+        self._waiter.tell()
+        self._waiter.hear()
+        return took
 
-    def _leave(self) -> None:
-        for sock in self._others:
+    def _handoff(self) -> float:
+        time.sleep(_REST)
+        let_go = time.monotonic_ns()
+        self._lock.release()
+        return (self._waiter.hear() - let_go) / 1e3
+
+    def _tell_others(self) -> None:
+        """To join, or to leave if they have joined."""
+        self._others.tell()
+        self._others.hear()
+
+
+def _come_and_go(line: Line, address: bytes, number: int) -> None:
+    while line.listen():
+        others = []
+        for _ in range(number):
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            sock.connect(address)
+            sock.send(b"W")
+            others.append(sock)
+        line.say(0)
+        line.listen()
+        for sock in others:
             sock.close()
-        self._others.clear()
+        line.say(0)
 
 
 def _wait(line: Line, make: Make, path: str) -> None:
@@ -123,20 +133,12 @@ def _growing_queue(session: Session, cpus: set[int]) -> None:
 
 
 def _among_others(session: Session, case: str) -> None:
-    count = session.pick(200, 5)
+    count = session.pick(50, 5)
     subjects: dict[str, Callable[[], list[float]]] = {}
     for peer in session.present([LOCK, OUR_FILE_LOCK, FILE_LOCK, FLOCK]):
-        subjects[peer.name] = partial(_pairs, session.make(peer)(session.path()), count)
-    for subject, found in take_turns(subjects, session.pick(10, 1)).items():
+        subjects[peer.name] = partial(timed, partial(repeat, session.make(peer)(session.path())), count)
+    for subject, found in take_turns(subjects, session.pick(100, 1)).items():
         session.add(GROWTH, subject, f"acquire+release, {case}", "us", found)
-
-
-def _pairs(mutex: Mutex, count: int) -> list[float]:
-    began = time.perf_counter()
-    for _ in range(count):
-        mutex.acquire()
-        mutex.release()
-    return [(time.perf_counter() - began) / count * 1e6]
 
 
 def listing(session: Session) -> None:

@@ -39,27 +39,27 @@ ONE, NEW = "one object", "a new object each time"
 
 def measure(session: Session) -> None:
     count, rounds = session.pick(50, 5), session.pick(150, 2)
-    kept: dict[str, Callable[[], list[float]]] = {FLOOR: partial(_timed, _bare, count)}
+    kept: dict[str, Callable[[], list[float]]] = {FLOOR: partial(timed, _bare, count)}
     for peer in session.present(PEERS):
-        kept[peer.name] = partial(_timed, partial(_pairs, session.make(peer)(session.path())), count)
-    kept["flock(2), opened each time"] = partial(_timed, partial(_pairs, OpenedFlock(session.path())), count)
+        kept[peer.name] = partial(timed, partial(repeat, session.make(peer)(session.path())), count)
+    kept["flock(2), opened each time"] = partial(timed, partial(repeat, OpenedFlock(session.path())), count)
     if session.present([LOCK]):
-        kept[f"{LOCK.name}, mirror"] = partial(_timed, partial(_pairs, lock(mirror=True)(session.path())), count)
+        kept[f"{LOCK.name}, mirror"] = partial(timed, partial(repeat, lock(mirror=True)(session.path())), count)
         kept[f"{LOCK.name}, asyncio"] = partial(_async_pairs, lock()(session.path()), count)
     if session.present([OUR_FILE_LOCK]):
         from filelock import AsyncFileLock
         from pidabs.compat.filelock import AsyncFileLock as OurAsyncFileLock
 
         kept[f"{OUR_FILE_LOCK.name}, mirror"] = partial(
-            _timed, partial(_pairs, our_file_lock(mirror=True)(session.path())), count
+            timed, partial(repeat, our_file_lock(mirror=True)(session.path())), count
         )
         kept["pidabs AsyncFileLock"] = partial(_async_pairs, OurAsyncFileLock(session.path()), count)
         kept["filelock AsyncFileLock"] = partial(_async_pairs, AsyncFileLock(session.path()), count)
     if session.present([OUR_PID_LOCK_FILE]):
         without = our_pid_lock_file(mirror=False)(session.path())
-        kept[f"{OUR_PID_LOCK_FILE.name}, no mirror"] = partial(_timed, partial(_pairs, without), count)
+        kept[f"{OUR_PID_LOCK_FILE.name}, no mirror"] = partial(timed, partial(repeat, without), count)
     fresh: dict[str, Callable[[], list[float]]] = {
-        peer.name: partial(_timed, partial(_fresh_pairs, session.make(peer), session.path()), count)
+        peer.name: partial(timed, partial(_fresh_pairs, session.make(peer), session.path()), count)
         for peer in session.present(peer for peer in PEERS if peer not in (FLOCK, OFD))  # which would leave files open
     }
     everywhere = os.sched_getaffinity(0)
@@ -75,7 +75,7 @@ def measure(session: Session) -> None:
         os.sched_setaffinity(0, everywhere)
 
 
-def _timed(pairs: Callable[[int], object], count: int) -> list[float]:
+def timed(pairs: Callable[[int], object], count: int) -> list[float]:
     """Microseconds of a pair; after a few that are not counted, because the caches are still somebody else's."""
     began = time.perf_counter()
     pairs(WARM_UP)
@@ -99,7 +99,7 @@ def _bare(count: int) -> None:
         sock.close()
 
 
-def _pairs(mutex: Mutex, count: int) -> None:
+def repeat(mutex: Mutex, count: int) -> None:
     for _ in range(count):
         mutex.acquire()
         mutex.release()
