@@ -21,7 +21,7 @@ NAME = "contention"
 THROUGHPUT, FAIRNESS, LONGEST = "throughput", "fairness", "longest wait"
 POINTS = (2, 8, 16, 64, 512, 2000)
 _SECONDS = {512: 4.0, 2000: 5.0}
-_ROUNDS = {512: 2, 2000: 1}
+_ROUNDS = {16: 5, 512: 2, 2000: 1}
 _TIME_LIMIT = 300.0
 
 

@@ -29,7 +29,7 @@ def measure(session: Session) -> None:
 
     peers = session.present([LOCK, FLOCK, OFD, FILE_LOCK])
     runs: dict[str, list[dict[str, float]]] = {peer.name: [] for peer in peers}
-    for _ in range(session.pick(5, 1)):
+    for _ in range(session.pick(3, 1)):
         for peer in peers:
             runs[peer.name].append(crowd(session, peer, session.pick(500, 10), 0.0, "--idle"))
     for subject, results in runs.items():
