@@ -53,6 +53,7 @@ _ALL_STATES = 0xFFFFFFFF
 _ANY_COOKIE = 0xFFFFFFFF
 _BUFFER = 1 << 16
 _DUMP_TRIES = 5
+_MANY = 500  # queues that are asked for one by one; a dump of all sockets takes as long, where there are 10,000
 _TIMEOUT = 5.0  # seconds; the kernel answers at once or not at all
 
 _PROC_FLAG_LISTENING = 0x10000
@@ -96,11 +97,28 @@ def find(address: bytes) -> Listed | None:
     return None
 
 
-def queues() -> dict[int, list[int]]:
-    """Inode of each listening socket -> inodes of its waiters in queue order, 0 for those that are gone.
+def queues(found: list[Listed]) -> dict[int, list[int]]:
+    """Inode of each of these sockets -> inodes of its waiters in queue order, 0 for those that are gone.
 
     Sockets may be missing (see above); raises OSError where there is no sock_diag.
     """
+    queued = [listed.inode for listed in found if listed.queued]
+    if len(queued) > _MANY:
+        return _dump_queues()
+    known: dict[int, list[int]] = {listed.inode: [] for listed in found}
+    for inode in queued:
+        try:
+            known[inode] = queue(inode)
+        except FileNotFoundError:  # let go since
+            del known[inode]
+        except OSError as exc:
+            if exc.errno != errno.EMSGSIZE:
+                raise
+            return _dump_queues()
+    return known
+
+
+def _dump_queues() -> dict[int, list[int]]:
     with _Netlink() as netlink:
         netlink.dump(1 << _LISTEN, 0)  # grows the kernel's buffer for the one that follows
         return {

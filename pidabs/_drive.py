@@ -62,8 +62,7 @@ def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval:
                     ready = False
                 else:
                     if fd != registered:
-                        poller = poll()
-                        poller.register(fd, POLLIN)
+                        poller = _watching(fd)
                         registered = fd
                     ready = soon and _comes_soon(poller)
                     ready = ready or bool(
@@ -82,14 +81,18 @@ def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval:
 
 
 async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval: float = FOR_EVER) -> T:
-    """The same by the running event loop, without a thread.  Cancelling goes into the steps, too."""
+    """The same by the running event loop, without a thread.  Cancelling goes into the steps, too.
+
+    It blocks the loop only while a partner answers that is awake on another CPU: see `_comes_soon`.
+    """
     try:
         fd, seconds = next(steps)
         while True:
             try:
+                ready = 0 <= fd and seconds <= SOON and _comes_soon(_watching(fd))
                 if cancel_check is not None:
                     seconds = _checked(cancel_check, seconds, poll_interval)
-                ready = await _event(fd, seconds)
+                ready = ready or await _event(fd, seconds)
             except BaseException as exc:
                 cancel_check = None
                 fd, seconds = steps.throw(exc)
@@ -142,6 +145,12 @@ def current_task() -> object:
     import asyncio
 
     return asyncio.current_task()
+
+
+def _watching(fd: int) -> poll:
+    poller = poll()
+    poller.register(fd, POLLIN)
+    return poller
 
 
 def _comes_soon(poller: poll) -> bool:

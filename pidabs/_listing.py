@@ -40,7 +40,7 @@ def list_locks() -> list[LockInfo]:
     """
     found = _diag.sockets(PREFIX)
     try:
-        queues = _diag.queues()
+        queues = _diag.queues(found)
     except OSError:
         queues = {}
     locks = []

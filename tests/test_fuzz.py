@@ -270,7 +270,7 @@ def test_replies_of_sock_diag(replies: list[bytes], ask: str, ends: bool) -> Non
     """A list, or an OSError; never another exception, and never the wait for more than was sent."""
     asks: dict[str, Callable[[], Any]] = {
         "sockets": lambda: _diag.sockets(PREFIX),
-        "queues": _diag.queues,
+        "queues": _diag._dump_queues,
         "queue": lambda: _diag.queue(4711),
         "find": lambda: _diag.find(PREFIX + b":x"),
         "list_locks": pidabs.list_locks,

@@ -274,7 +274,7 @@ def test_netlink_that_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
         assert lock.name in [listed.name for listed in pidabs.list_locks()]
         assert _diag.find(lock.address) is not None
         with pytest.raises(FileNotFoundError, match="sock_diag"):
-            _diag.queues()
+            _diag._dump_queues()
 
 
 def test_info_is_shown(name: str) -> None:

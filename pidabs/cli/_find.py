@@ -138,7 +138,7 @@ def _inspect(address: bytes, name: str) -> Found | None:
             listed = _diag.find(address)
         if listed is None:
             return None
-        found = Found(listed, name, (parse(address) or ("", None))[1], _queue(listed.inode))
+        found = Found(listed, name, (parse(address) or ("", None))[1], _queues([listed]).get(listed.inode))
         if found.dead < _POLITE and _ask(found, {}):
             break
         theirs = openers({found.inode}).get(found.inode, {})
@@ -154,7 +154,7 @@ def every() -> list[Found]:
     """All locks that are held in this network namespace, by name.  Raises Unknown."""
     try:
         locks = [(listed, parsed) for listed in _diag.sockets(PREFIX) if (parsed := parse(listed.address)) is not None]
-        queues = _queues() if locks else {}
+        queues = _queues([listed for listed, _ in locks])
         seen_in = openers({listed.inode for listed, _ in locks}) if locks else {}
         seen: dict[int, Holder | None] = {}
         found = []
@@ -176,16 +176,9 @@ def every() -> list[Found]:
     return sorted(found, key=lambda lock: (lock.name, lock.scope or ""))
 
 
-def _queue(inode: int) -> list[int] | None:
+def _queues(found: list[_diag.Listed]) -> dict[int, list[int]]:
     try:
-        return _diag.queue(inode)
-    except OSError:  # no sock_diag; or so many entries that they only fit into a dump
-        return _queues().get(inode)
-
-
-def _queues() -> dict[int, list[int]]:
-    try:
-        return _diag.queues()
+        return _diag.queues(found)
     except OSError:
         return {}
 
