@@ -223,7 +223,6 @@ def test_split(line: str, words: list[str], current: str, replaced: int, open_qu
         (["bash", "ask", "pidabs status $(x", "=:"], ["nothing"]),
         (["bash", "ask", "pidabs status /etc/pas", "=:"], ["files"]),
         (["zsh", "ask", "run", "x", "--", "ec"], ["command 3"]),
-        (["fish", "ask", "list", "--js"], ["nothing", "--json\t"]),
     ],
 )
 def test_what_the_shells_scripts_ask(
