@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from pidabs import cli
+from pidabs.cli import _codes
 from pidabs.cli._candidates import help_of
 from pidabs.cli._parser import parser
 
@@ -35,8 +35,8 @@ def commands() -> list[argparse.ArgumentParser]:
 
 
 def codes() -> list[tuple[str, str]]:
-    """The table of pidabs/cli/__init__.py."""
-    return re.findall(r"^(\S+) {2,}(.*)$", cli.__doc__ or "", re.MULTILINE)
+    """The table of pidabs/cli/_codes.py."""
+    return re.findall(r"^(\S+) {2,}(.*)$", _codes.__doc__ or "", re.MULTILINE)
 
 
 def usage(command: argparse.ArgumentParser) -> str:

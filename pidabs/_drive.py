@@ -147,7 +147,7 @@ def current_task() -> object:
 def _comes_soon(poller: poll) -> bool:
     """Look for some 50 us before sleeping: a partner on another CPU answers faster than we would fall asleep and wake.
 
-    On the same CPU the yield lets it run.  Takes a fifth off a handoff between two CPUs (bench/quick.py).
+    On the same CPU the yield lets it run.  Takes a fifth off a handoff between two CPUs (`python -m bench`).
     """
     for _ in range(_LOOKS):
         if poller.poll(0):

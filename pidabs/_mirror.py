@@ -15,6 +15,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock  # now: after a daemon's chroot or set
 from ._linux import attempt, file_identity, is_file
 
 _MODE = 0o644
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 open_files: dict[int, tuple[int, int]] = {}
 """Descriptors of written mirrors and what they are: a forked child closes its copies, which would keep the flock."""
@@ -23,10 +24,13 @@ open_files: dict[int, tuple[int, int]] = {}
 class Mirror:
     """The PID file of one lock, and while it is written its descriptor, which is kept open for the flock."""
 
-    __slots__ = ("_identity", "_text", "fd", "path")
+    __slots__ = ("_identity", "_temporary", "_text", "fd", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
+        head, tail = os.path.split(path)
+        # Written before the rename; a fixed name, so that a SIGKILL leaves at most one file behind.
+        self._temporary = os.path.join(head, f".{tail[:100]}.pidabs")
         self.fd = -1
         self._identity = (0, 0)
         self._text = b""
@@ -34,33 +38,39 @@ class Mirror:
     def write(self) -> None:
         """Write our pid, in place of whatever file is there.  Raises OSError."""
         text = b"%d\n" % os.getpid()
-        temporary = _free_name_beside(self.path)
+        temporary = self._temporary
         fd = -1
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            try:
-                fd = os.open(temporary, flags, _MODE)
-            except FileExistsError:  # somebody who may write there was quicker: try one that cannot be guessed
-                temporary = _random(temporary)
-                fd = os.open(temporary, flags, _MODE)
-            os.fchmod(fd, _MODE)  # whatever the umask: others are to read it
+            for more_tries in (2, 1, 0):
+                try:
+                    fd = os.open(temporary, _NEW, _MODE)
+                    break
+                except FileExistsError:
+                    if not more_tries:
+                        raise
+                    _unlink(temporary)  # a SIGKILL left it behind
+                    if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
+                        temporary += f"-{os.urandom(4).hex()}"
+            status = os.fstat(fd)
+            if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
+                os.fchmod(fd, _MODE)
             os.write(fd, text)
             _flock(fd)
             os.rename(temporary, self.path)
-            self._keep(fd, text)
+            self._keep(fd, (status.st_dev, status.st_ino), text)
         except BaseException:
             # A signal handler can raise between the open and its assignment: then only the kernel knows the number.
             for opened in (fd,) if fd >= 0 else _opened_as(temporary):
-                if _is_at(self.path, opened):  # after the rename
+                if _is_at(self.path, file_identity(opened)):  # after the rename
                     _unlink(self.path)
                 os.close(opened)
             _unlink(temporary)
             self.fd = -1
             raise
 
-    def _keep(self, fd: int, text: bytes) -> None:
-        self.fd, self._identity, self._text = fd, file_identity(fd), text
-        open_files[fd] = self._identity
+    def _keep(self, fd: int, identity: tuple[int, int], text: bytes) -> None:
+        self.fd, self._identity, self._text = fd, identity, text
+        open_files[fd] = identity
 
     def move_here(self) -> None:
         """After a fork that moved the lock to this process: name it.  Warns where that cannot be done.
@@ -74,20 +84,20 @@ class Mirror:
             self.write()
         except OSError as exc:
             self.fd = inherited
-            if self._is_in_place():
+            if self._is_in_place(is_file(inherited, identity)):
                 text = b"%d\n" % os.getpid()
                 os.pwrite(inherited, text, 0)  # the first line is whole at any moment, even before the cut
                 os.ftruncate(inherited, len(text))
-                self._keep(inherited, text)
+                self._keep(inherited, identity, text)
             else:
                 self.forget()
                 warn(f"PID file {self.path!r} does not name the lock's new holder: {exc}", RuntimeWarning, stacklevel=3)
         else:
-            _close(inherited, identity)
+            _close(inherited, identity, is_file(inherited, identity))
 
     def relock(self) -> None:
         """Take the flock again if DaemonContext closed our descriptor."""
-        if self.fd < 0 or is_file(self.fd, self._identity) or not self._is_in_place():
+        if self.fd < 0 or is_file(self.fd, self._identity) or not self._is_in_place(False):
             return
         open_files.pop(self.fd, None)
         try:
@@ -95,7 +105,7 @@ class Mirror:
         except OSError:
             return  # the flock is only a courtesy
         if is_file(fd, self._identity):
-            self._keep(fd, self._text)
+            self._keep(fd, self._identity, self._text)
             _flock(fd)
         else:  # exchanged since we looked
             os.close(fd)
@@ -105,33 +115,31 @@ class Mirror:
         done again."""
         if self.fd < 0:
             return
+        open_still = is_file(self.fd, self._identity)
         try:
-            if self._text == b"%d\n" % os.getpid() and self._is_in_place():
+            if self._text == b"%d\n" % os.getpid() and self._is_in_place(open_still):
                 os.unlink(self.path)
         except OSError as exc:
             if exc.errno is None:  # a signal handler's
                 raise
             if exc.errno not in (errno.ENOENT, errno.EISDIR):  # taken away, or replaced, since we looked
-                self._empty()
+                if open_still:  # so that nobody is led to signal our pid
+                    attempt(os.ftruncate, self.fd, 0)  # refused if it was opened by `relock`, and not for writing
                 warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
-        self.forget()
-
-    def _empty(self) -> None:
-        """So that nobody is led to signal our pid."""
-        if is_file(self.fd, self._identity):
-            attempt(os.ftruncate, self.fd, 0)  # refused if it was opened again by `relock`, and not for writing
+        _close(self.fd, self._identity, open_still)
+        self.fd = -1
 
     def forget(self) -> None:
         """Close our copy; the file stays."""
-        _close(self.fd, self._identity)
+        _close(self.fd, self._identity, is_file(self.fd, self._identity))
         self.fd = -1
 
-    def _is_in_place(self) -> bool:
+    def _is_in_place(self, open_still: bool) -> bool:
         """Whether the file at our path is the one we wrote."""
         size = len(self._text) + 1
         try:
-            if is_file(self.fd, self._identity):
-                return _is_at(self.path, self.fd) and os.pread(self.fd, size, 0) == self._text
+            if open_still:
+                return _is_at(self.path, self._identity) and os.pread(self.fd, size, 0) == self._text
             # Our descriptor was closed behind our back, and inodes are reused: the text has to tell.
             with open(self.path, "rb", opener=_open_regular) as file:
                 return is_file(file.fileno(), self._identity) and file.read(size) == self._text
@@ -145,27 +153,12 @@ def close_inherited(keep: set[int]) -> None:
     """In a forked child: drop the copies that would keep the parent's flock, but for those of locks that moved here."""
     for fd, identity in list(open_files.items()):
         if fd not in keep:
-            _close(fd, identity)
+            _close(fd, identity, is_file(fd, identity))
 
 
-def _free_name_beside(path: str) -> str:
-    """A name to write to before the rename.  Usually a fixed one, so that a SIGKILL leaves at most one file behind."""
-    if stat.S_ISDIR(_mode(path)):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    head, tail = os.path.split(path)
-    name = os.path.join(head, f".{tail[:100]}.pidabs")
-    _unlink(name)
-    # Somebody else's, in a sticky directory: never mind.
-    return _random(name) if _mode(name) else name
-
-
-def _random(name: str) -> str:
-    return f"{name}-{os.urandom(4).hex()}"
-
-
-def _is_at(path: str, fd: int) -> bool:
+def _is_at(path: str, identity: tuple[int, int]) -> bool:
     status = attempt(os.lstat, path)
-    return status is not None and os.path.samestat(status, os.fstat(fd))
+    return status is not None and (status.st_dev, status.st_ino) == identity
 
 
 def _opened_as(path: str) -> list[int]:
@@ -177,11 +170,6 @@ def _opened_as(path: str) -> list[int]:
         except FileNotFoundError:
             pass  # the listing's own
     return found
-
-
-def _mode(path: str) -> int:
-    status = attempt(os.lstat, path)
-    return status.st_mode if status else 0
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -197,8 +185,8 @@ def _flock(fd: int) -> None:
     attempt(flock, fd, LOCK_EX | LOCK_NB)  # some file systems have none: it is only a courtesy to pgrep
 
 
-def _close(fd: int, identity: tuple[int, int]) -> None:
+def _close(fd: int, identity: tuple[int, int], open_still: bool) -> None:
     if open_files.get(fd) == identity:
         del open_files[fd]
-    if is_file(fd, identity):
+    if open_still:
         os.close(fd)

@@ -17,8 +17,7 @@ Kernel facts relied on: an abstract name is free as soon as the last reference t
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
 Waiters never pass descriptors, nobody peeks (CVE-2024-26923, CVE-2026-23394).
 
-Every step is non-blocking.  What takes time is a generator of `Want`s, so that threads and event loops drive the same
-code.
+Every step is non-blocking.  What takes time is a generator of `Want`s, which threads and event loops drive alike.
 """
 
 from __future__ import annotations
@@ -258,9 +257,8 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
             if conn is None:
                 return
             unclosed.append(conn)
-            pid, uid, _ = _linux.peer_credentials(conn)
-            if _linux.trusted(uid):
-                if (yield from _accepts(conn, pid, deadline)) and _grant(conn, listener):
+            if _linux.trusted(_linux.peer_credentials(conn)[1]):
+                if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
                     return
                 _descriptors.close(unclosed.pop())
             if monotonic() >= deadline:
@@ -274,16 +272,15 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
             _descriptors.close(conn)
 
 
-def _accepts(conn: Socket, pid: int, deadline: float) -> Steps[bool]:
+def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
     """Whether it is a waiter and accepts our offer."""
-    if not say(conn, OFFER):  # first: it takes longer to wake up than we to hear that it waits
-        return False
-    said = read_byte(conn)
+    # The offer first: it takes longer to wake up than we to hear that it waits.
+    said = read_byte(conn) if say(conn, OFFER) else b""
     if said is None and (yield conn.fileno(), _JOIN_TIME):  # just connected, or somebody who only asks who we are
         said = read_byte(conn)
     if said != WAITING:
         return False
-    if pid == os.getpid():
+    if _linux.peer_credentials(conn)[0] == os.getpid():
         return True  # it may be a task of this very thread, which cannot answer while we wait
     return (yield conn.fileno(), min(SOON, remaining(deadline))) and read_byte(conn) == ANSWER
 

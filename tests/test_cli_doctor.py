@@ -635,18 +635,18 @@ def test_plot_that_cannot_be_is_found_before_measuring(
 ) -> None:
     done = run(*DOCTOR, *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("pidabs doctor: ")
+    assert done.stderr.startswith("pidabs: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_plot_without_matplotlib(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["doctor", "--plot", str(tmp_path / "x.svg")]) == 69
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert shown.out == ""
     assert 'pip install "pidabs[plot]"' in shown.err
     assert list(tmp_path.iterdir()) == []
@@ -715,7 +715,7 @@ def test_interrupted(moment: bytes, sig: signal.Signals, tmp_path: Path) -> None
     finally:
         running.process.kill()
     assert running.process.returncode == 128 + sig
-    assert errors == f"pidabs doctor: ended by {sig.name}; everything it started is gone\n"
+    assert errors == f"pidabs: ended by {sig.name}; everything it started is gone\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from programs import PIDABS, TELL, Program, Terminal, pidabs_run, program, run, terminal
+from cli_support import one_line
+from programs import PIDABS, TELL, Program, Terminal, finish, pidabs_run, program, run, terminal
 from support import DEADLINE, wait_until
 
 import pidabs
@@ -233,6 +234,44 @@ sys.exit(main(sys.argv[1:]))
         assert running.process.stdout.read() == b""
         assert "Too many open files" in running.errors()
         assert is_free(name)
+
+
+def test_stopped_by_force_the_guard_is_no_successor(name: str) -> None:
+    """It holds the lock until the command is dead, too; here it is held up itself."""
+    source = "import sys; from pidabs.cli import main, stop; stop._TAKE_OVER = {}; sys.exit(main(sys.argv[1:]))"
+    for patience, said in (60, f"; lock '{name}' is free\n"), (0, f"; lock '{name}' is free when the command that it "):
+        with pidabs_run("--supervise", name, "sh", "-c", "trap '' TERM; echo $$; read line; read line") as running:
+            guard = guard_of(running, int(running.read_line()))
+            wait_until(lambda: Path(f"/proc/{guard}/comm").read_text() == "pidabs-guard\n")  # noqa: B023
+            os.kill(guard, signal.SIGSTOP)
+            wait_until(lambda: state(guard) == "T")  # noqa: B023
+            words = ("stop", "--timeout", "0.1", "--kill", name)
+            with program(sys.executable, "-c", source.format(patience), *words) as stopping:
+                assert running.wait() == -signal.SIGKILL
+                if patience:
+                    assert stopping.says_nothing()
+                    os.kill(guard, signal.SIGCONT)
+                assert said in stopping.read_line() + "\n"
+                assert stopping.wait() == 0
+            if not patience:
+                os.kill(guard, signal.SIGCONT)
+            wait_until(lambda: is_free(name))
+
+
+def test_no_process_can_be_started(name: str) -> None:
+    source = """
+import os, sys
+from pidabs.cli import _supervise, main
+def refuse():
+    raise BlockingIOError(0, "Error")  # as Python 3.11 says it
+_supervise.os.fork = refuse
+sys.exit(main(sys.argv[1:]))
+"""
+    done = finish(sys.executable, "-c", source, "run", "--supervise", name, "echo", "ran")
+    assert (done.returncode, done.stdout) == (71, "")
+    assert done.stderr.startswith("pidabs: cannot start a process: Resource temporarily unavailable; raise the limit")
+    assert one_line(done.stderr)
+    assert is_free(name)
 
 
 def test_the_guard_keeps_nothing_else_open(name: str) -> None:

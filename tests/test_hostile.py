@@ -847,19 +847,19 @@ def test_planted_by_a_stranger(public_dir: Path, precious: Path, kind: str, wher
     assert before == open_descriptors()
 
 
-def test_planted_between_our_look_and_our_open(public_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1. the temporary name is free; 2. a stranger takes it; 3. another one does."""
+def test_planted_between_our_unlink_and_our_open(public_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. the temporary name is taken; 2. we remove what is there; 3. a stranger takes it again."""
     os.chmod(public_dir, 0o1777)
     path = public_dir / "x.pid"
-    free_name = _mirror._free_name_beside
+    unlink = _mirror._unlink
 
-    def and_plant(where: str) -> str:
-        name = free_name(where)
+    def and_plant(name: str) -> None:
+        unlink(name)
         os.symlink("/nowhere", name)
         os.chown(name, STRANGER, STRANGER, follow_symlinks=False)
-        return name
 
-    monkeypatch.setattr(_mirror, "_free_name_beside", and_plant)
+    monkeypatch.setattr(_mirror, "_unlink", and_plant)
+    and_plant(str(public_dir / ".x.pid.pidabs"))
     with pidabs.Lock(path, mirror=True):
         assert f"{os.getpid()}\n" == path.read_text(encoding="ascii")
     assert os.listdir(public_dir) == [".x.pid.pidabs"]
@@ -910,8 +910,8 @@ def test_fifo_planted_as_the_flock_is_taken_again(strangers_dir: Path, monkeypat
         os.close(mirror.fd)
         in_place = _mirror.Mirror._is_in_place
 
-        def and_plant(self: _mirror.Mirror) -> bool:
-            found = in_place(self)
+        def and_plant(self: _mirror.Mirror, open_still: bool) -> bool:
+            found = in_place(self, open_still)
             path.unlink()
             os.mkfifo(path)
             return found

@@ -1,13 +1,4 @@
-"""The command: where each of its commands is, and its exit codes.
-
-0    done; the lock is held
-1    not done, or the lock is in the way; the reason is on stderr
-2    wrong usage
-3    the lock is free (LSB)
-4    it could not be found out (LSB)
-69   cannot be done here: something is not installed, or the system is not supported (EX_UNAVAILABLE)
-71   `run` only: the system refused something (EX_OSERR); 126 and 127: the command cannot be executed, is not found
-128+N  ended by signal N
+"""The command: where each of its commands is, and what becomes of their errors.
 
 Each error is one line on stderr that says what to do.
 """
@@ -20,19 +11,13 @@ import sys
 from importlib import import_module
 
 from .. import LockError, Unsupported
+from ._codes import FAILED, SIGNALLED, SYSTEM, UNAVAILABLE, UNKNOWN, Unknown
 from ._parser import parse
+from ._text import complain, flush, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-DONE = 0
-FAILED = 1
-USAGE = 2
-FREE = 3
-UNKNOWN = 4
-UNAVAILABLE = 69
-SYSTEM = 71
 
 _COMMANDS = {
     "run": ".run:run",
@@ -47,43 +32,47 @@ _COMMANDS = {
     "demo": ".demo:demo",
 }
 
+_REFUSED = {"run": SYSTEM, **dict.fromkeys(("status", "pid", "list", "wait", "signal", "stop"), UNKNOWN)}
+"""The exit code when the system refuses what the command cannot do without; of all others, FAILED."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `pidabs`: its exit code.  Usage errors raise SystemExit, as argparse does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _fill_standard_streams()
-        parsed = parse(words)
-        # Each command is imported when it is run: no other pays for it.
-        module, _, function = _COMMANDS[parsed.command].partition(":")
-        code: int = getattr(import_module(module, __name__), function)(parsed)
-        if sys.stdout is not None:  # closed by who started us
-            sys.stdout.flush()  # here and not at exit, where Python would only complain about a broken pipe
-    except BrokenPipeError:
-        # Who read our output has seen enough, as `head` does.  Python flushes again at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        try:
+            return _run(words)
+        finally:
+            flush()  # here and not at exit, where Python would only complain
+    except BrokenPipeError:  # who read our output has seen enough, as `head` does
+        return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _die_of_interrupt()
     except Unsupported as exc:
-        return _fail(exc, UNAVAILABLE)
+        complain(exc)
+        return UNAVAILABLE
+    except Unknown as exc:
+        complain(exc)
+        return UNKNOWN
     except (LockError, OSError) as exc:
-        return _fail(exc, SYSTEM if words[:1] == ["run"] else FAILED)
+        complain(reason(exc))
+        return _REFUSED.get(words[0] if words else "", FAILED)
+
+
+def _run(words: list[str]) -> int:
+    parsed = parse(words)
+    # Each command is imported when it is run: no other pays for it.
+    module, _, function = _COMMANDS[parsed.command].partition(":")
+    code: int = getattr(import_module(module, __name__), function)(parsed)
     return code
 
 
-def complain(text: object) -> None:
-    """One line on stderr, at once: what stays in a buffer, because stderr is full or gone, fails again at exit."""
-    line = f"pidabs: {text}\n".encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace")
-    try:
-        os.write(2, line)
-    except OSError:
-        pass
-
-
-def _fail(exc: Exception, code: int) -> int:
-    complain(exc)
-    return code
+def _die_of_interrupt() -> int:
+    """As the shell wants it: a script stops at ^C only if its command was killed by it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return SIGNALLED + signal.SIGINT  # blocked
 
 
 def _fill_standard_streams() -> None:

@@ -13,10 +13,8 @@ import os
 import signal
 import sys
 
-from . import SYSTEM, complain
-
-CANNOT_EXECUTE = 126
-NOT_FOUND = 127
+from ._codes import CANNOT_EXECUTE, NOT_FOUND, SYSTEM
+from ._text import complain, quoted
 
 _SHELL = "/bin/sh"
 _REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO)
@@ -68,10 +66,10 @@ def _exec(argv: list[str]) -> None:
 def _explain(command: str, exc: OSError) -> int:
     if exc.errno == errno.ENOENT:
         where = "there is no such file" if "/" in command else "no directory of PATH has it"
-        complain(f"cannot run {command!r}: {where}")
+        complain(f"cannot run {quoted(command)}: {where}")
         return NOT_FOUND
     hint = "; it has to be an executable file" if exc.errno == errno.EACCES else ""
-    complain(f"cannot run {command!r}: {exc.strerror}{hint}")
+    complain(f"cannot run {quoted(command)}: {exc.strerror}{hint}")
     return SYSTEM if exc.errno in _REFUSED else CANNOT_EXECUTE
 
 

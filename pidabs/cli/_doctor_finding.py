@@ -31,14 +31,6 @@ def describe(exc: OSError) -> str:
     return f"{name} ({exc.strerror or exc})"
 
 
-def link(path: str) -> str | None:
-    """Where a link in /proc points; None if that is hidden."""
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
 def text(path: str) -> str | None:
     """A file's text, stripped; None if it cannot be read."""
     try:

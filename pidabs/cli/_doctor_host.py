@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
+from .._holder import _link as link
 from .._names import resolve
-from ._doctor_finding import BAD, OK, UNKNOWN, WARN, Finding, kernel_version, link, text
+from ._doctor_finding import BAD, OK, UNKNOWN, WARN, Finding, kernel_version, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,11 +30,10 @@ _FAMILIES = "systemd: RestrictAddressFamilies=AF_UNIX AF_NETLINK; containers: a 
 
 def lock() -> Finding:
     """A real Lock: taken, refused to another, handed to a waiter."""
-    first = Lock(f"pidabs-doctor-{token_hex(8)}")
-    other = Lock(first.name)
     try:
+        first, other = (Lock(name) for name in [f"pidabs-doctor-{token_hex(8)}"] * 2)
         first.acquire(0)
-    except (LockError, OSError) as exc:
+    except (LockError, OSError, ValueError) as exc:
         return Finding(BAD, f"cannot be taken: {exc}", _BELOW, _BELOW)
     try:
         other.acquire(0)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from time import sleep
 
-from .. import Holder, Lock, _descriptors, _diag, _holder, _linux
+from .. import Holder, Lock, LockError, _descriptors, _diag, _holder, _linux
 from .._names import PREFIX, parse
-from . import UNKNOWN
+from ._codes import USAGE, Unknown
 from ._proc import has_open, is_open, openers, running
-from ._text import complain, cut, quoted, show
+from ._text import complain, cut, quoted, reason, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ _POLITE = 16
 _MOST = _holder.MOST_ASKED
 _TRIES = 3  # while the lock changes hands
 _MOST_MOVED = 20  # in one listing
-_WRONG_USAGE = 2
 _COMMAND_WIDTH = 60
+_LONGEST_ADDRESS = 107
+_HIDDEN = "it is in another pid namespace"
 _LISTEN_TIME = 0.001  # between a holder's bind and its listen pass microseconds
 
 
@@ -58,6 +60,7 @@ class Found:
         self.command: str | None = None
         self.running: float | None = None
         self.why = ""
+        self.seen: list[int] = []  # who has it open, where that is not the answer
         self.moved = False  # who took it had it no longer when we looked: it may just have been handed on
 
     def __str__(self) -> str:
@@ -65,36 +68,57 @@ class Found:
             return f"a process that cannot be named ({self.why})"
         return process(self.pid, self.command)
 
+    def advice(self) -> str:
+        """Where `pid` is unknown: how to find out."""
+        if self.seen:
+            return f"`ps -fp {','.join(map(str, self.seen))}` says more"
+        if self.why == _HIDDEN:
+            return "ask from there"
+        return "ask as root" if os.geteuid() else "`ss -xlp` may show it"
+
+    def is_elsewhere(self) -> bool:
+        """Whether it is in a container that is not ours."""
+        ours, theirs = (_holder._mount_namespace(process) for process in ("self", str(self.pid)))
+        return self.why == _HIDDEN or (_holder._proc_is_ours() and bool(ours and theirs) and ours != theirs)
+
 
 def process(pid: int | None, command: str | None) -> str:
     """For a message of one line."""
     return f"pid {pid}" + (f" ({cut(show(command), _COMMAND_WIDTH)})" if command else "")
 
 
-class Unknown(Exception):
-    """It could not be found out: why, and what to do."""
-
-
-def named(arguments: argparse.Namespace) -> Lock:
-    """The lock that is meant on the command line.  Raises SystemExit."""
+def has_ended(holder: Holder) -> bool:
+    """Whether that is certain."""
     try:
-        return Lock(arguments.name, scope=arguments.scope)
+        return holder.wait(0)
+    except LockError:  # no handle
+        return False
+
+
+def named(arguments: argparse.Namespace, mirror: str | None = None) -> Lock:
+    """The lock that is meant on the command line.  Raises SystemExit, OSError.
+
+    `list` shows #HASH:TAIL for a name that is too long: that is enough to find the lock, but not to take it.
+    """
+    hashed = re.match("#[0-9a-f]{32}:", arguments.name) is not None
+    try:
+        lock = Lock("x" if hashed else arguments.name, scope=arguments.scope, mirror=mirror or False)
+        if hashed:
+            lock.name, lock.address = arguments.name, lock.address[:-1] + os.fsencode(arguments.name)
+            if arguments.command == "run" or len(lock.address) != _LONGEST_ADDRESS:
+                raise ValueError(f"{quoted(lock.name)} is not a whole name, nor all that `pidabs list` shows of it")
     except ValueError as exc:
         complain(f"{exc}; see `pidabs {arguments.command} --help`")
-        raise SystemExit(_WRONG_USAGE) from None
+        raise SystemExit(USAGE) from None
     except OSError as exc:  # a relative path, and the working directory is gone
-        complain(f"cannot resolve {quoted(arguments.name)}: {exc.strerror}; give an absolute path")
-        raise SystemExit(UNKNOWN) from None
+        raise OSError(f"cannot resolve a relative path here: {exc.strerror}; give an absolute one") from exc
+    return lock
 
 
 def unknown(exc: OSError, lock: Lock | None = None) -> Unknown:
     """The error of a kernel that cannot be asked."""
     what = "the locks of this host" if lock is None else f"lock {quoted(lock.name)}"
-    if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-        remedy = "raise the limit (ulimit -n) or free some"
-    else:
-        remedy = "allow netlink sockets or /proc/net/unix here"
-    return Unknown(f"cannot find out about {what}: {exc.strerror}; {remedy}")
+    return Unknown(f"cannot find out about {what}: {reason(exc, 'allow netlink sockets or /proc/net/unix here')}")
 
 
 def one(lock: Lock) -> Found | None:
@@ -117,10 +141,10 @@ def _inspect(address: bytes, name: str) -> Found | None:
         found = Found(listed, name, (parse(address) or ("", None))[1], _queue(listed.inode))
         if found.dead < _POLITE and _ask(found, {}):
             break
-        if _look(found, openers({found.inode}).get(found.inode, {}), {}):
+        theirs = openers({found.inode}).get(found.inode, {})
+        if _look(found, theirs, {}) or (not found.why and _ask(found, {})):
             break
-        if not found.why and _ask(found, {}):
-            break
+        found.seen = sorted(theirs.keys() - {os.getpid()})
         if not found.moved:
             break
     return found
@@ -215,7 +239,7 @@ def _ask(found: Found, theirs: dict[int, str]) -> bool:
         _descriptors.abandon(sock)
     found.uid = uid
     if not pid:
-        found.why = "it is in another pid namespace"
+        found.why = _HIDDEN
         return False
     given = pidfd is not None
     if pidfd is None:  # before Linux 6.5, or it has been reaped

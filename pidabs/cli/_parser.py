@@ -6,15 +6,17 @@ No command is imported here: none pays for another.
 from __future__ import annotations
 
 import argparse
+import re
+
+from ._codes import FAILED, USAGE
+from ._text import complain, terminal_width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-CONFLICT = 1
-
-_NAME = "the lock: a path, if it has a slash, else a name that stands for itself"
+_NAME = "the lock: a path, if it has a slash, else a name that stands for itself; put -- before one that begins with -"
 _SECONDS = "seconds, such as 2.5"
 
 
@@ -24,13 +26,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     What `run` is to run is taken off before argparse sees it: it must never take CMD's options for ours, and what it
     makes of `--` differs between Python's releases.
     """
+    top, commands = _parsers()
     if words[:1] != ["run"]:
-        return parser().parse_args(words)
-    top, run = _parsers()
-    options, name, command = _split(list(words[1:]), run)
+        return _parse(top, commands, words)
+    options, name, command = _split(list(words[1:]), commands["run"])
     # In their places, words that mean nothing to argparse; where one is missing it says so.
     placeholders = ["NAME"] * len(name) + ["CMD"] * bool(command)
-    parsed = top.parse_args(["run", *options, *placeholders])
+    parsed = _parse(top, commands, ["run", *options, *placeholders])
     parsed.name, parsed.argv = name[0], command
     return parsed
 
@@ -39,13 +41,24 @@ def parser() -> argparse.ArgumentParser:
     return _parsers()[0]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """All of it, and the part for `run`."""
+def _parse(
+    top: argparse.ArgumentParser, commands: dict[str, argparse.ArgumentParser], words: Sequence[str]
+) -> argparse.Namespace:
+    """As `top.parse_args`, but the command's own help is what a complaint refers to."""
+    parsed, surplus = top.parse_known_args(words)
+    if surplus:
+        commands[parsed.command].error(f"unrecognized arguments: {' '.join(surplus)}")
+    return parsed
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """All of it, and the part for each command."""
     top = _Parser(
         prog="pidabs",
         description="Locks that die with their holder: run a command under one, see who holds it, stop that process.",
         epilog="Exit codes: see `pidabs COMMAND --help`. 2 is wrong usage, everywhere; 69: it cannot be done here.",
         allow_abbrev=False,
+        formatter_class=_Help,
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
@@ -57,6 +70,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
             description=help_[0].upper() + help_[1:] + ".",
             epilog=f"Exit codes: {codes}",
             allow_abbrev=False,
+            formatter_class=_Help,
             **options,
         )
         if name not in ("list", "doctor", "demo", "completion"):
@@ -67,7 +81,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     run = command(
         "run",
         "run a command while holding a lock",
-        f"the command's own, 128+N if signal N killed it; {CONFLICT} (or -E) if the lock is held; 71 for a system "
+        f"the command's own, 128+N if signal N killed it; {FAILED} (or -E) if the lock is held; 71 for a system "
         "error; 126 if the command cannot be executed, 127 if it is not found.",
         usage="pidabs run [options] [--] NAME [--] CMD [ARG ...]",
     )
@@ -85,7 +99,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "-E",
         "--conflict-exit-code",
         type=exit_code,
-        default=CONFLICT,
+        default=FAILED,
         metavar="CODE",
         help="exit with CODE if the lock is held (default: %(default)s); if CODE is 0, say nothing either",
     )
@@ -130,7 +144,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     # What these scripts ask at each TAB: `ask` and the words so far.  Not an option, whose rest would end at a `--`.
     completion.add_argument("question", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     command("demo", "show, with real processes and real kills, what pidabs is for", "0 if all is as claimed, 1 if not.")
-    return top, run
+    return top, dict(commands.choices)
 
 
 def _split(words: list[str], run: argparse.ArgumentParser) -> tuple[list[str], list[str], list[str]]:
@@ -163,30 +177,36 @@ def _takes_the_next(word: str, valued: set[str]) -> bool:
 
 
 def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
-    return value
+    if re.fullmatch(r"\d+\.?\d*|\.\d+", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"not a number of {_SECONDS}: {text!r}")
+    return float(text)
 
 
 def exit_code(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 255:
+    if re.fullmatch(r"\d{1,3}", text, re.ASCII) is None or int(text) > 255:
         raise argparse.ArgumentTypeError(f"not an exit code, 0 to 255: {text!r}")
-    return value
-
-
-class _Parser(argparse.ArgumentParser):
-    """Like argparse's own, but what it repeats of the command line cannot move a terminal's cursor."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error("".join(char if char.isprintable() else ascii(char)[1:-1] for char in message))
+    return int(text)
 
 
 def _path(text: str) -> str:
     if not text:  # an unset variable of the shell
         raise argparse.ArgumentTypeError("the path is empty")
     return text
+
+
+class _Parser(argparse.ArgumentParser):
+    """Like argparse's own, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see `{self.prog} --help`")
+        raise SystemExit(USAGE)
+
+
+class _Help(argparse.HelpFormatter):
+    """Like argparse's own, which imports shutil, and compression with it, to ask how wide the terminal is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(terminal_width() or 80) - 2)
 
 
 class _Version(argparse.Action):
@@ -198,5 +218,6 @@ class _Version(argparse.Action):
         try:
             print(f"pidabs {version('pidabs')}")
         except PackageNotFoundError:
-            parser.exit(1, "pidabs: not installed, so it has no version\n")
+            complain("not installed, so it has no version; pip install it")
+            parser.exit(FAILED)
         parser.exit()

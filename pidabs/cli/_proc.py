@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+GUARD = "pidabs-guard"
+"""What the guard of `pidabs run --supervise` calls itself: it holds the lock of a killed pidabs for a moment."""
+
+
+def is_guard(pid: int) -> bool:
+    return _holder._read_proc(pid, "comm").rstrip() == GUARD.encode()
+
+
 def has_open(pid: int, inode: int) -> bool | None:
     """Whether that process has the socket open; None if that cannot be seen."""
     if not _holder._proc_is_ours():

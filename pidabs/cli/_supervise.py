@@ -22,8 +22,10 @@ from _socket import socket
 from select import POLLIN, poll
 
 from .._queue import BACKLOG
-from . import SYSTEM, complain
+from ._codes import SIGNALLED, SYSTEM
 from ._command import execute
+from ._proc import GUARD
+from ._text import complain, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def supervise(lock: Lock, argv: list[str]) -> int:
     on_child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, no exit status would reach us
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     gate, opener = os.pipe()
-    command = os.fork()
+    command = _fork()
     if command == 0:
         os.close(opener)
         _in_child(lambda: _command(argv, gate, mask, on_child))
@@ -67,12 +69,20 @@ def supervise(lock: Lock, argv: list[str]) -> int:
     return code
 
 
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as exc:
+        number = exc.errno or errno.EAGAIN  # which Python 3.11 loses
+        raise OSError(number, f"cannot start a process: {os.strerror(number)}") from exc
+
+
 def _in_child(part: Callable[[], int]) -> NoReturn:
     code = SYSTEM
     try:
         code = part()
-    except BaseException as exc:
-        complain(exc)
+    except Exception as exc:
+        complain(reason(exc))
     finally:
         os._exit(code)
 
@@ -114,7 +124,7 @@ def _start_guard(lock: Lock, command: int) -> int:
             raise
         return 0
     listener = os.dup(lock.fileno())
-    guard = os.fork()
+    guard = _fork()
     if guard == 0:
         _in_child(lambda: _guard(us, it, listener))
     for fd in us, it, listener:
@@ -125,6 +135,7 @@ def _start_guard(lock: Lock, command: int) -> int:
 def _guard(supervisor: int, command: int, listener: int) -> int:
     """Until we are killed, by the supervisor at the end, or both have gone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _rename(GUARD)
     os.setsid()  # no terminal stops us
     os.chdir("/")
     _close_all_but(supervisor, command, listener)
@@ -137,6 +148,14 @@ def _guard(supervisor: int, command: int, listener: int) -> int:
         pass  # gone, or another user's: then the lock is held until it ends by itself
     _wait_for(command)
     return 0
+
+
+def _rename(name: str) -> None:
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write(name)
+    except OSError:
+        pass
 
 
 def _close_all_but(*keep: int) -> None:
@@ -181,7 +200,7 @@ class _Watch:
             if state.si_code == os.CLD_EXITED:
                 return state.si_status
             if state.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
-                return 128 + state.si_status
+                return SIGNALLED + state.si_status
             self._stopped = state.si_code == os.CLD_STOPPED
             if self._stopped and state.si_status in _STOPS:
                 self._stop(state.si_status)

@@ -9,18 +9,26 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-from . import UNKNOWN
+from ._codes import UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _GAP = "  "
+_REMEDIES = {
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.ENFILE: "raise the limit (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end some",
+    errno.ENOMEM: "free some memory",
+    errno.ENOBUFS: "free some memory",
+    errno.ENOSPC: "make room where it writes to",
+}
 
 
 def show(text: str) -> str:
@@ -51,42 +59,69 @@ def unicode(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 
-def reply(text: str, code: int, otherwise: int = UNKNOWN) -> int:
-    """Write lines to stdout: `code`, or `otherwise` if they cannot be written."""
-    out = sys.stdout
-    if out is None:  # closed by who started us: the exit code is all that is wanted
-        return code
-    try:
-        _write(out, text)
-    except BrokenPipeError:
-        raise  # the command's main knows what to do
-    except OSError as exc:
-        complain(f"cannot write the answer: {exc.strerror}; see where standard output goes")
-        return otherwise
-    return code
+def complain(text: object) -> None:
+    """One line on stderr, at once: what stays in a buffer, because stderr is full or gone, fails again at exit.
 
-
-def complain(text: str) -> None:
-    """One line on stderr, if there is one."""
-    if sys.stderr is None:
-        return
+    One line whatever is in it, and nothing that moves a cursor.
+    """
+    line = "".join(char if char.isprintable() else _shown(char) for char in f"pidabs: {text}")
     try:
-        _write(sys.stderr, f"pidabs: {text}")
+        os.write(2, line.encode(encoding(sys.stderr), "backslashreplace") + b"\n")
     except OSError:
         pass
 
 
-def _write(out: TextIO, text: str) -> None:
-    encoding = out.encoding or "utf-8"
+def reason(exc: Exception, remedy: str = "") -> str:
+    """What an error says, and what to do about it: `remedy` if nothing better is known."""
+    if not isinstance(exc, OSError) or exc.strerror is None:
+        return str(exc)
+    where = f"{os.fsdecode(exc.filename)}: " if isinstance(exc.filename, (str, bytes)) else ""
+    remedy = _REMEDIES.get(exc.errno or 0, remedy)
+    return f"{where}{exc.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def reply(text: str, code: int, otherwise: int = UNKNOWN) -> int:
+    """Write lines to stdout: `code`, or `otherwise` if they cannot be written.  Raises BrokenPipeError."""
     try:
-        out.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        out.flush()
-    except OSError:
+        try:
+            sys.stdout.write(encodable(text, sys.stdout) + "\n")
+        finally:
+            flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        complain(reason(exc))
+        return otherwise
+    return code
+
+
+def flush() -> None:
+    """Have all that was printed written.  Raises OSError, which says what to do."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
         # What is still buffered would fail again at exit, with a complaint and an exit code of Python's own.
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, out.fileno())
+        os.dup2(null, sys.stdout.fileno())
         os.close(null)
-        raise
+        if isinstance(exc, BrokenPipeError):
+            raise
+        raise OSError(f"cannot write the answer: {exc.strerror}; see where standard output goes") from exc
+
+
+def encoding(stream: object) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def encodable(text: str, stream: object) -> str:
+    """The text with what the stream's encoding lacks escaped."""
+    return text.encode(encoding(stream), "backslashreplace").decode(encoding(stream))
+
+
+def paint(style: int, text: str) -> str:
+    """The text in a colour, or bold, where stdout is a terminal that wants it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    return text if plain else f"\033[{style}m{text}\033[0m"
 
 
 def duration(seconds: float) -> str:
@@ -114,13 +149,11 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int], widths: Sequence[
     return "\n".join(lines)
 
 
-def terminal_width() -> int:
-    """The columns of the terminal on stdout; 0 if it is none, or does not say."""
+def terminal_width(fd: int = 1) -> int:
+    """The columns of the terminal there; 0 if it is none, or does not say."""
     try:
-        if sys.stdout is None or not sys.stdout.isatty():
-            return 0
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
+        return os.get_terminal_size(fd).columns
+    except OSError:
         return 0
 
 
@@ -133,15 +166,16 @@ def width(text: str) -> int:
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def cut(text: str, limit: int) -> str:
-    """At most so many columns of it; 0 means all."""
+def cut(text: str, limit: int, stream: object = None) -> str:
+    """At most so many columns of it, for `stream` (stdout); 0 means all."""
     if limit <= 0 or width(text) <= limit:
         return text
+    dots = "…"
     try:
-        dots = "…"
-        dots.encode((sys.stdout and sys.stdout.encoding) or "utf-8")
+        dots.encode(encoding(stream or sys.stdout))
     except UnicodeEncodeError:
         dots = "..."
-    while width(text) + len(dots) > limit:
-        text = text[:-1]
-    return text + dots
+    end, room = 0, limit - len(dots)
+    while (room := room - width(text[end])) >= 0:
+        end += 1
+    return text[:end] + dots

@@ -13,7 +13,8 @@ import os
 import sys
 from time import monotonic
 
-from .. import LockError
+from ._find import has_ended
+from ._text import cut, duration, encodable, encoding, quoted, terminal_width, width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ class WaitingLine:
         waited = monotonic() - self._began
         if waited >= INTERVAL and _in_foreground():
             self._ask(waited)
-            text = _fit(f"pidabs: waiting {duration(waited)} for lock {self._lock.name!r}{self._who}")
+            text = f"pidabs: waiting {duration(waited)} for lock {quoted(self._lock.name)}{self._who}"
+            text = cut(encodable(text, sys.stderr), _columns() - 1, sys.stderr)  # a longer one would be left behind
             if text != self._shown:
-                _write("\r" + text + " " * (_width(self._shown) - _width(text)))
+                _write("\r" + text + " " * (width(self._shown) - width(text)))
                 self._shown = text
         return False
 
@@ -62,28 +64,11 @@ class WaitingLine:
             holder = self._lock.holder()
         except OSError:
             return
-        self._who = f", held by {holder}{heir(holder)}" if holder is not None else ""
-        # Once is enough for one that has ended already, and left the lock to a process that it started.
-        self._holder = None if holder is None or has_ended(holder) else holder
-
-
-def heir(holder: Holder) -> str:
-    """What is to be added where the holder has ended, and the lock has not."""
-    return ", which has ended; a process that it started has the lock still open" if has_ended(holder) else ""
-
-
-def has_ended(holder: Holder) -> bool:
-    """Whether that is certain."""
-    try:
-        return holder.wait(0)
-    except LockError:
-        return False
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+        self._who = f", held by {holder}" if holder is not None else ""
+        self._holder = holder
+        if holder is not None and has_ended(holder):
+            self._who += ", which has ended; a process that it started has the lock still open"
+            self._holder = None  # to have asked once is enough
 
 
 def _in_foreground() -> bool:
@@ -93,29 +78,12 @@ def _in_foreground() -> bool:
         return True  # not the terminal that controls us
 
 
-def _fit(text: str) -> str:
-    """As much as one line has room for: a longer one would be left behind."""
-    room = _columns() - 1
-    if _width(text) <= room:
-        return text
-    while _width(text) > room - 3 and text:
-        text = text[:-1]
-    return text + "..."
-
-
-def _width(text: str) -> int:
-    return sum(1 if character.isascii() else 2 for character in text)  # at most, without a table of Unicode
-
-
 def _columns() -> int:
-    try:
-        return os.get_terminal_size(2).columns or _COLUMNS
-    except OSError:
-        return _COLUMNS
+    return terminal_width(2) or _COLUMNS
 
 
 def _write(text: str) -> None:
     try:
-        os.write(2, text.encode(sys.stderr.encoding, "backslashreplace"))
+        os.write(2, text.encode(encoding(sys.stderr)))
     except OSError:
         pass

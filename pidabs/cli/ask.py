@@ -10,8 +10,9 @@ import os
 from time import monotonic, sleep
 
 from .. import _diag
-from . import DONE, FAILED, FREE, UNKNOWN
-from ._find import Found, Unknown, every, named, one, unknown
+from .._names import parse
+from ._codes import DONE, FAILED, FREE, UNKNOWN, Unknown
+from ._find import Found, every, named, one, unknown
 from ._proc import has_open
 from ._text import complain, duration, quoted, reply, show, table, terminal_width, unicode, width
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _LOOK = 0.05  # seconds between two looks of `wait`, and
 _SHARE = 10  # so many times longer than a look has taken: a tenth of a CPU at the most
 
-_HEADER = ("PID", "USER", "COMMAND", "WAITERS", "NAME")
-_RIGHT = (0, 3)
+_HEADER = ("PID", "USER", "WAITERS", "NAME", "COMMAND")
+_RIGHT = (0, 2)
 _USER_WIDTH = 16
 _LEAST = 12
 
@@ -37,9 +38,10 @@ def status(arguments: argparse.Namespace) -> int:
     lock = named(arguments)
     try:
         found = one(lock)
-    except Unknown as exc:
-        complain(str(exc))
-        return reply(_json(_object(lock, None, None)), UNKNOWN) if arguments.json else UNKNOWN
+    except Unknown:
+        if arguments.json:
+            reply(_json(_object(lock, None, None)), UNKNOWN)
+        raise
     code = DONE if found else FREE
     return reply(_json(_object(lock, found, found is not None)) if arguments.json else _text(lock, found), code)
 
@@ -47,29 +49,20 @@ def status(arguments: argparse.Namespace) -> int:
 def pid(arguments: argparse.Namespace) -> int:
     """Print the pid of a lock's holder."""
     lock = named(arguments)
-    try:
-        found = one(lock)
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    found = one(lock)
     if found is None:
-        complain(f"lock {quoted(lock.name)} is free")
+        complain(f"lock {quoted(lock.name)} is free: there is no pid to print")
         return FREE
     if found.pid is None:
-        complain(f"lock {quoted(lock.name)} is held by {found}; {_ask_root(found)}")
-        return UNKNOWN
+        raise Unknown(f"lock {quoted(lock.name)} is held by {found}; {found.advice()}")
     return reply(str(found.pid), DONE)
 
 
 def list_(arguments: argparse.Namespace) -> int:
     """List the locks that are held."""
-    try:
-        locks = every()
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    locks = every()
     if arguments.json:
-        return reply(_json([_object(None, found, True) for found in locks]), DONE)
+        return reply(_json([_object(found, found, True) for found in locks]), DONE)
     if not locks:
         return reply("No lock is held in this network namespace.", DONE)
     return reply(_table(locks), DONE)
@@ -91,9 +84,7 @@ def wait(arguments: argparse.Namespace) -> int:
                 if listed is None:
                     return DONE
                 if inode is None and has_open(os.getpid(), listed.inode):
-                    complain(
-                        f"lock {quoted(lock.name)} is held by who started this command, and by this command with it"
-                    )
+                    complain(f"lock {quoted(lock.name)} is held by this very process, too: it does not wait for itself")
                     return FAILED
                 inode = listed.inode
             now = monotonic()
@@ -101,8 +92,7 @@ def wait(arguments: argparse.Namespace) -> int:
                 break
             sleep(min(max(_LOOK, _SHARE * (now - began)), deadline - now))
     except OSError as exc:
-        complain(str(unknown(exc, lock)))
-        return UNKNOWN
+        raise unknown(exc, lock) from exc
     return _not_free(lock, arguments.timeout)
 
 
@@ -124,10 +114,6 @@ def _not_free(lock: Lock, timeout: float) -> int:
     return FAILED
 
 
-def _ask_root(found: Found) -> str:
-    return "ask from there" if "namespace" in found.why else "ask as root"
-
-
 def user(uid: int | None) -> str | None:
     """The user's name, or else its number."""
     if uid is None:
@@ -146,7 +132,7 @@ def _text(lock: Lock, found: Found | None) -> str:
     if found is None:
         return f"{show(lock.name)} is free"
     lines = [f"{show(lock.name)} is held"]
-    facts = [("pid", "unknown: " + found.why if found.pid is None else str(found.pid))]
+    facts = [("pid", f"unknown: {found.why}; {found.advice()}" if found.pid is None else str(found.pid))]
     if found.scope is not None:
         facts.insert(0, ("scope", show(found.scope)))
     facts.append(("user", show(user(found.uid) or "unknown")))
@@ -164,34 +150,29 @@ def _table(locks: list[Found]) -> str:
         number = "?" if found.pid is None else str(found.pid)
         scope = f"@{show(found.scope)}:" if found.scope is not None else ""
         who, command = show(user(found.uid) or "?"), show(found.command or "?")
-        rows.append((number, who, command, str(found.waiters), scope + show(found.name)))
+        rows.append((number, who, str(found.waiters), scope + show(found.name), command))
     return table(rows, _RIGHT, _widths(rows, terminal_width()))
 
 
 def _widths(rows: list[tuple[str, ...]], columns: int) -> list[int]:
-    """How wide each column may be, so that a line fits.  The command gives way first, the name last."""
+    """How wide each column may be, so that a line fits.  The command gives way first, then the name."""
     if not columns:
         return [0] * len(_HEADER)
-    pids, users, commands, waiters, names = (max(map(width, column)) for column in zip(*rows, strict=True))
+    pids, users, waiters, names, commands = (max(map(width, column)) for column in zip(*rows, strict=True))
     users = min(users, _USER_WIDTH)
     left = columns - pids - users - waiters - 2 * (len(_HEADER) - 1)
     names = max(min(names, left - min(commands, _LEAST)), _LEAST)
-    return [pids, users, max(left - names, len("COMMAND")), waiters, names]
+    return [pids, users, waiters, names, max(left - names, len("COMMAND"))]
 
 
-def _object(lock: Lock | None, found: Found | None, held: bool | None) -> dict[str, object]:
+def _object(lock: Lock | Found, found: Found | None, held: bool | None) -> dict[str, object]:
     """What docs/command-schema.json describes."""
-    from .._names import parse
-
-    address = found.address if found is not None else lock.address if lock is not None else b""
-    parsed = parse(address)
-    name = found.name if found is not None else lock.name if lock is not None else ""
-    scope = parsed[1] if parsed is not None else None
+    _, scope = parse(lock.address) or ("", None)
     who = user(found.uid) if found is not None else None
     return {
-        "name": unicode(name),
+        "name": unicode(lock.name),
         "scope": None if scope is None else unicode(scope),
-        "address": address.hex(),
+        "address": lock.address.hex(),
         "held": held,
         "pid": found and found.pid,
         "uid": found and found.uid,

@@ -16,7 +16,8 @@ import re
 import sys
 
 from ._candidates import Place, candidates
-from ._parser import parser
+from ._codes import DONE, USAGE
+from ._text import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ _SCRIPTS = {"bash": "pidabs", "zsh": "_pidabs", "fish": "pidabs.fish"}
 def completion(parsed: argparse.Namespace) -> int:
     """Print the script of a shell, or an answer to it."""
     marker, *question = parsed.question or ("",)
-    if marker not in ("", "ask"):
-        parser().error(f"unrecognized arguments: {' '.join(parsed.question)}")
+    if marker not in ("", "ask") or (marker and len(question) < (2 if parsed.shell == "bash" else 1)):
+        complain(f"unrecognized arguments: {' '.join(parsed.question)}; see `pidabs completion --help`")
+        return USAGE
     if not marker:
         with open(os.path.join(os.path.dirname(__file__), "completions", _SCRIPTS[parsed.shell]), "rb") as file:
             output = file.read()
@@ -40,7 +42,7 @@ def completion(parsed: argparse.Namespace) -> int:
         place = candidates(words, current)
         output = _lines([_adds(place), *(f"{word}\t{help_}" for word, help_ in place.words)])
     sys.stdout.buffer.write(output)
-    return 0
+    return DONE
 
 
 def _lines(lines: list[str]) -> bytes:

@@ -7,14 +7,14 @@ fails.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from time import monotonic, monotonic_ns
 
 from .. import Lock, LockError, holder
-from . import DONE, FAILED, UNAVAILABLE
+from ._codes import DONE, FAILED, SIGNALLED, UNAVAILABLE, USAGE
 from ._demo_stage import Daemon, Stage
 from ._interrupt import DEADLINE, Interrupted, UnexpectedError
+from ._text import complain, paint
 
 _BEFORE = "from daemon.pidfile import TimeoutPIDLockFile"
 _AFTER = "from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile"
@@ -31,31 +31,31 @@ with Lock(sys.argv[1]):
 """
 _LOOK = 0.002  # seconds between two looks at the length of a queue
 
-_RED, _GREEN, _BOLD, _PLAIN = 31, 32, 1, 0
+_RED, _GREEN, _BOLD = 31, 32, 1
 
 
 def demo(_: object = None) -> int:
     """Play the demo: the command's exit code."""
-    Lock("pidabs-demo")  # Unsupported where nothing of it could work
+    try:
+        Lock("pidabs-demo")  # Unsupported where nothing of it could work
+    except ValueError as exc:
+        complain(f"PIDABS_SCOPE: {exc}; unset or correct it")
+        return USAGE
     try:
         from daemon import DaemonContext  # noqa: F401
         from daemon.pidfile import TimeoutPIDLockFile  # noqa: F401
     except ImportError as exc:
-        print(
-            f"pidabs demo: it runs a real daemon, and python-daemon is not installed ({exc}). To install it:\n"
-            '    pip install "pidabs[daemon]"',
-            file=sys.stderr,
-        )
+        complain(f'the demo runs a real daemon, and python-daemon is missing ({exc}); pip install "pidabs[daemon]"')
         return UNAVAILABLE
     began = monotonic()
     try:
         with Stage() as stage:
             _play(stage)
     except Interrupted as exc:
-        print(f"\npidabs demo: ended by {exc}; everything it started is gone", file=sys.stderr)
-        return 128 + exc.number
+        complain(f"ended by {exc}; everything that the demo started is gone")
+        return SIGNALLED + exc.number
     except (UnexpectedError, LockError) as exc:
-        print(_paint(_RED, "\nNOT AS CLAIMED: ") + str(exc), flush=True)
+        print(paint(_RED, "\nNOT AS CLAIMED: ") + str(exc), flush=True)
         return FAILED
     _say(f"\nAll as claimed, in {monotonic() - began:.1f} s. Everything the demo started is gone.")
     return DONE
@@ -109,7 +109,7 @@ def _the_swap(stage: Stage, program: Path) -> None:
     free = monotonic()
     lock.release()
     daemon.wait()
-    _step("SIGKILL", f"pid {daemon.pid} is dead, the lock was free {_paint(_BOLD, _ms(free - killed))} after the kill")
+    _step("SIGKILL", f"pid {daemon.pid} is dead, the lock was free {paint(_BOLD, _ms(free - killed))} after the kill")
     _check(_pid_in(pidfile) == daemon.pid, f"{pidfile} no longer names pid {daemon.pid}")
     _step("look", f"{pidfile.name} still says {daemon.pid}; nobody minds, since it is only there for people and tools")
     _start(stage, program, pidfile)
@@ -127,13 +127,13 @@ def _recycled_pid(stage: Stage, before: Path, after: Path) -> None:
         if program == before:
             daemon = _start_refused(stage, program, pidfile)
             _check(daemon.saw == stranger.pid, f"read_pid() says {daemon.saw}, not the stranger's {stranger.pid}")
-            _step("read_pid()", f'{daemon.saw}: {_paint(_RED, "fooled")}, who stops "the daemon" now kills a stranger')
+            _step("read_pid()", f'{daemon.saw}: {paint(_RED, "fooled")}, who stops "the daemon" now kills a stranger')
         else:
             daemon = _start(stage, program, pidfile)
             _check(daemon.saw is None, f"read_pid() says {daemon.saw} on a free lock")
             _step(
                 "read_pid()",
-                f"said {daemon.saw} before the start: {_paint(_GREEN, 'not fooled')}; now it is {daemon.pid}",
+                f"said {daemon.saw} before the start: {paint(_GREEN, 'not fooled')}; now it is {daemon.pid}",
             )
             _held_by(pidfile, daemon)
     _check(stranger.runs(), f"the unrelated process, pid {stranger.pid}, has ended")
@@ -173,14 +173,14 @@ def _start(stage: Stage, program: Path, pidfile: Path) -> Daemon:
     daemon = stage.daemon(program, pidfile)
     _check(daemon.pid is not None, f"the daemon was refused: {daemon.refusal}")
     _check(_pid_in(pidfile) == daemon.pid, f"{pidfile} does not name the daemon, pid {daemon.pid}")
-    _step("start", f"{_paint(_GREEN, 'runs')}, pid {daemon.pid}, and {pidfile.name} says so")
+    _step("start", f"{paint(_GREEN, 'runs')}, pid {daemon.pid}, and {pidfile.name} says so")
     return daemon
 
 
 def _start_refused(stage: Stage, program: Path, pidfile: Path) -> Daemon:
     daemon = stage.daemon(program, pidfile)
     _check(daemon.refusal is not None, f"the daemon was not refused, it runs as pid {daemon.pid}")
-    _step("start", f"{_paint(_RED, 'REFUSED')}, {daemon.refusal}")
+    _step("start", f"{paint(_RED, 'REFUSED')}, {daemon.refusal}")
     return daemon
 
 
@@ -216,7 +216,7 @@ def _check(true: bool, otherwise: str) -> None:
 
 
 def _title(text: str, code: str = "") -> None:
-    _say("\n" + _paint(_BOLD, text))
+    _say("\n" + paint(_BOLD, text))
     if code:
         _say(f"     {code}")
 
@@ -235,8 +235,3 @@ def _say(text: str) -> None:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms"
-
-
-def _paint(colour: int, text: str) -> str:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
-    return text if plain else f"\033[{colour}m{text}\033[{_PLAIN}m"

@@ -12,8 +12,9 @@ from textwrap import wrap
 from time import monotonic
 
 from .._linux import supported
-from . import DONE, FAILED, UNAVAILABLE
+from ._codes import DONE, FAILED, SIGNALLED, UNAVAILABLE, USAGE
 from ._doctor_finding import BAD, OK, UNKNOWN, WARN, Finding
+from ._text import complain, paint, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ._doctor_measure import Measured
     from ._doctor_plot import Plot
 
-_USAGE = 2
 _SCHEMA = 1
 _WIDTH = 110
 _COLUMN = 9, 19
@@ -34,17 +34,17 @@ def doctor(parsed: argparse.Namespace) -> int:
     if parsed.plot is None:
         return _examine(parsed.json, parsed.quick, None)
     if parsed.quick:
-        return _complain("--plot draws what is measured, and --quick measures nothing: leave one out", _USAGE)
+        return _fail("--plot draws what is measured, and --quick measures nothing: leave one out", USAGE)
     if not parsed.plot.endswith(".svg"):
-        return _complain(f"the plot is an SVG: let the name {parsed.plot!r} end in .svg", _USAGE)
+        return _fail(f"the plot is an SVG: let its name, {parsed.plot!r}, end in .svg", USAGE)
     from ._doctor_plot import Plot
 
     try:
         plot = Plot(parsed.plot)
     except ImportError as exc:
-        return _complain(str(exc), UNAVAILABLE)
+        return _fail(str(exc), UNAVAILABLE)
     except OSError as exc:
-        return _complain(f"cannot write the plot: {exc}", FAILED)
+        return _fail(f"cannot write the plot: {reason(exc)}; choose another place", FAILED)
     with plot:
         return _examine(parsed.json, False, plot)
 
@@ -69,20 +69,20 @@ def _examine(as_json: bool, quick: bool, plot: Plot | None) -> int:
                 for case in measure(shop):
                     report.add_measured(case)
     except Interrupted as exc:
-        return _complain(f"ended by {exc}; everything it started is gone", 128 + exc.number)
+        return _fail(f"ended by {exc}; everything it started is gone", SIGNALLED + exc.number)
     if plot is not None:
         if not any(case.times for case in report.measured):
-            return _complain("there is nothing to draw: no time could be measured", report.end() or FAILED)
+            return _fail("there is nothing to draw: no time could be measured", report.end() or FAILED)
         try:
             plot.draw(report.measured, report.host)
         except Exception as exc:  # whatever is wrong with it, or with its numpy
             report.end()
-            return _complain(f"cannot draw the plot: {exc}", FAILED)
+            return _fail(f"cannot draw the plot: {exc}", FAILED)
     return report.end()
 
 
-def _complain(message: str, code: int) -> int:
-    print(_ascii(f"pidabs doctor: {message}"), file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    complain(message)
     return code
 
 
@@ -106,7 +106,7 @@ class Report:
     def add_check(self, name: str, title: str, finding: Finding) -> None:
         self._checks.append((name, title, finding))
         first, second = _COLUMN
-        status = _paint(_COLOURS[finding.status], f"{finding.status:<{first}}")
+        status = paint(_COLOURS[finding.status], f"{finding.status:<{first}}")
         self._say(status + f"{title:<{second}} " + _folded(finding.found, first + second + 1))
         for label, line in ("cause", finding.cause), ("remedy", finding.remedy):
             if line and finding.status != OK:
@@ -128,7 +128,7 @@ class Report:
         if ratio is not None:
             self._say(f"{'a handoff takes':<33}{ratio:>6.1f} times as long as with flock(2), and is in order")
         colour, verdict = self._verdict()
-        self._say("\n" + _paint(colour, verdict))
+        self._say("\n" + paint(colour, verdict))
         if self._as_json:
             import json
 
@@ -187,8 +187,3 @@ def _folded(text: str, indent: int) -> str:
 def _ascii(text: str) -> str:
     """What any locale can print; an environment variable may hold anything."""
     return text.encode("ascii", "backslashreplace").decode()
-
-
-def _paint(colour: int, text: str) -> str:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not (sys.stdout and sys.stdout.isatty())
-    return text if plain else f"\033[{colour}m{text}\033[0m"

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import stat
 import sys
 from fcntl import F_DUPFD, fcntl
 
-from .. import Lock, Timeout, _mirror, list_locks
-from . import USAGE, complain
-from ._waiting import INTERVAL, WaitingLine, heir
+from .. import Lock, Timeout, _diag, _linux, _mirror
+from ._codes import Unknown
+from ._find import named, one
+from ._proc import has_open
+from ._text import complain, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,17 +30,12 @@ _FIRST_FREE_OF_SHELLS = 10
 
 def run(parsed: Namespace) -> int:
     """Run the command: the exit code, if we are still there."""
+    lock = named(parsed, parsed.mirror)
     try:
-        lock = Lock(parsed.name, mirror=parsed.mirror or False, scope=parsed.scope)
-    except ValueError as exc:
-        complain(exc)
-        return USAGE
-    try:
-        conflict = _take(lock, 0.0 if parsed.nonblock else parsed.timeout)
-        if conflict:
-            if parsed.conflict_exit_code:
-                complain(conflict)
+        if not _take(lock, 0.0 if parsed.nonblock else parsed.timeout):
             code: int = parsed.conflict_exit_code
+            if code:
+                complain(_conflict(lock, parsed.timeout))
             return code
         if parsed.supervise:
             from ._supervise import supervise
@@ -50,54 +45,51 @@ def run(parsed: Namespace) -> int:
     except KeyboardInterrupt:
         if lock.held:
             lock.release()
-        return _die_of_interrupt()
+        raise
 
 
-def _take(lock: Lock, seconds: float | None) -> str:
-    """Take the lock: why not, if not."""
+def _take(lock: Lock, seconds: float | None) -> bool:
+    """Take the lock: whether we have it."""
     try:
         lock.acquire(0)
-        return ""
-    except Timeout as exc:
-        if _is_inherited(lock):
-            return f"cannot acquire lock {lock.name!r}: we were started under it, and would wait for ourselves"
-        if seconds == 0:
-            return _explain(exc)
+        return True
+    except Timeout:
+        if seconds == 0 or _is_inherited(lock):
+            return False
+    from ._waiting import INTERVAL, WaitingLine
+
     line = WaitingLine(lock) if sys.stderr.isatty() else None
     try:
         lock.acquire(seconds, cancel_check=line, poll_interval=INTERVAL)
-        return ""
-    except Timeout as exc:
-        return _explain(exc)
+        return True
+    except Timeout:
+        return False
     finally:
         if line is not None:
             line.erase()
 
 
-def _explain(exc: Timeout) -> str:
-    try:
-        holder = exc.holder
-    except OSError:
-        holder = None
-    return f"{exc}{heir(holder) if holder else ''}"
-
-
 def _is_inherited(lock: Lock) -> bool:
     """Whether we have the lock's listener open ourselves, from a `pidabs run` that we were started by."""
-    try:
-        inodes = {listed.inode for listed in list_locks() if listed.address == lock.address}
-        numbers = list(map(int, os.listdir("/proc/self/fd"))) if inodes else []
-    except OSError:
-        return False
-    return any(_socket_inode(number) in inodes for number in numbers)
+    listed = _linux.attempt(_diag.find, lock.address)
+    return listed is not None and has_open(os.getpid(), listed.inode) is True
 
 
-def _socket_inode(fd: int) -> int:
+def _conflict(lock: Lock, seconds: float | None) -> str:
+    what = f"cannot acquire lock {quoted(lock.name)}" + (f" within {seconds:g} s" if seconds else "")
+    if _is_inherited(lock):
+        return f"{what}: we were started under it, and would wait for ourselves"
     try:
-        status = os.fstat(fd)
-    except OSError:
-        return 0  # the listing's own
-    return status.st_ino if stat.S_ISSOCK(status.st_mode) else 0
+        found = one(lock)
+    except Unknown as exc:
+        holder = _linux.attempt(lock.holder)  # a sandbox may deny all that `one` needs, but not a connection
+        return f"{what}: held by {holder}" if holder else f"{what}: it is held; {exc}"
+    if found is None:
+        return f"{what}: it was held, and has been freed since; try again"
+    hint = "" if found.pid else f"; {found.advice()}"
+    if found.is_elsewhere():  # the one surprise of a name that no file stands behind
+        hint = ", in another container it seems: if it is meant to be another lock, set PIDABS_SCOPE"
+    return f"{what}: held by {found}, uid {found.uid}{hint}"
 
 
 def _become(lock: Lock, argv: list[str]) -> int:
@@ -124,10 +116,3 @@ def _inheritable(fd: int) -> int:
         copy = os.dup(fd)  # the limit is as low as that
         os.set_inheritable(copy, True)
         return copy
-
-
-def _die_of_interrupt() -> int:
-    """As the shell wants it: a script stops at ^C only if its command was killed by it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-    return 128 + signal.SIGINT  # blocked

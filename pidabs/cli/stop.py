@@ -11,14 +11,15 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 import signal as signals
 from time import monotonic, sleep
 
 from .. import Holder, Lock, LockError, _diag, _linux
 from .._holder import ask
-from . import DONE, FAILED, FREE, UNKNOWN
-from ._find import Found, Unknown, named, one, process, unknown
-from ._proc import has_open
+from ._codes import DONE, FAILED, FREE, USAGE, Unknown
+from ._find import Found, has_ended, named, one, process, unknown
+from ._proc import has_open, is_guard
 from ._text import complain, quoted, reply
 
 TYPE_CHECKING = False
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # to find the holder while the lock changes hands, which takes a millisecond
 _PAUSE = 0.005
-_TAKE_OVER = 1.0  # seconds that waiters get to take the lock of a process that is gone, before we say who has it
-_WRONG_USAGE = 2
-_HIGHEST = 64
+_TAKE_OVER = 1.0  # seconds for waiters to take the lock of a process that is gone, or for what it supervised to die
 
 
 def signal(arguments: argparse.Namespace) -> int:
@@ -37,56 +36,43 @@ def signal(arguments: argparse.Namespace) -> int:
     number = signal_number(arguments.signal)
     if number is None:
         complain(f"no such signal: {quoted(arguments.signal)}; `kill -l` lists them")
-        return _WRONG_USAGE
+        return USAGE
     lock = named(arguments)
-    try:
-        holder = _holder_of(lock)
-        if holder is None:
-            complain(f"lock {quoted(lock.name)} is free: there is nobody to signal")
-            return FREE
-        return _send(lock, holder, number, process(holder.pid, holder.command))
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    holder = _holder_of(lock)
+    if holder is None:
+        complain(f"lock {quoted(lock.name)} is free: there is nobody to signal")
+        return FREE
+    return _send(lock, holder, number, process(holder.pid, holder.command))
 
 
 def stop(arguments: argparse.Namespace) -> int:
     """Send SIGTERM to a lock's holder and wait until that process is gone; then, if asked to, SIGKILL."""
     lock = named(arguments)
-    try:
-        holder = _holder_of(lock)
-        if holder is None:
-            return reply(f"lock {quoted(lock.name)} is free: nothing to stop", DONE, DONE)
-        who = process(holder.pid, holder.command)
-        waiters = _waiters(lock)
-        for name in ("TERM", "KILL") if arguments.kill else ("TERM",):
-            number = signal_number(name)
-            assert number is not None
-            code = _send(lock, holder, number, who, gone=DONE)
-            if code != DONE:
-                return code
-            if holder.wait(arguments.timeout):
-                return reply(f"{who} is gone; {_successor(lock, holder, waiters)}", DONE, DONE)
-    except Unknown as exc:
-        complain(str(exc))
-        return UNKNOWN
+    holder = _holder_of(lock)
+    if holder is None:
+        return reply(f"lock {quoted(lock.name)} is free: nothing to stop", DONE, DONE)
+    who = process(holder.pid, holder.command)
+    waiters = _linux.attempt(lock.waiters)
+    for number in (signals.SIGTERM, signals.SIGKILL) if arguments.kill else (signals.SIGTERM,):
+        code = _send(lock, holder, number, who, gone=DONE)
+        if code != DONE:
+            return code
+        if holder.wait(arguments.timeout):
+            return reply(f"{who} is gone; {_successor(lock, waiters)}", DONE, DONE)
     complain(_still_there(lock, holder, who, arguments))
     return FAILED
 
 
 def signal_number(text: str) -> int | None:
-    """SIGTERM, term, RTMIN+1 or 15; None if there is no such signal."""
-    if text.isascii() and text.isdigit():
-        return int(text) if len(text) <= 3 and int(text) <= _HIGHEST else None
-    name, plus, offset = text.upper().partition("+")
-    number = getattr(signals, name if name.startswith("SIG") else f"SIG{name}", None)
-    if not isinstance(number, int) or name.startswith(("_", "SIG_")):
-        return None
-    if plus:
-        if not name.endswith("RTMIN") or not offset.isdigit() or len(offset) > 2:
-            return None
-        number += int(offset)
-    return number if number <= _HIGHEST else None
+    """SIGTERM, term, RTMIN+1, RTMAX-1 or 15; None if there is no such signal."""
+    if re.fullmatch(r"\d{1,3}", text, re.ASCII):
+        return int(text) if int(text) <= signals.SIGRTMAX else None
+    found = re.fullmatch(r"(?:SIG)?(?:(RTMIN|RTMAX)([+-]\d{1,2})|([A-Z0-9]+))", text.upper(), re.ASCII)
+    number = getattr(signals, f"SIG{found[1] or found[3]}", None) if found else None
+    if number is None or not found or not found[2]:
+        return number
+    number += int(found[2])
+    return number if signals.SIGRTMIN <= number <= signals.SIGRTMAX else None
 
 
 def _holder_of(lock: Lock) -> Holder | None:
@@ -105,7 +91,7 @@ def _holder_of(lock: Lock) -> Holder | None:
                 where = f"in another pid namespace, with uid {holder.uid}"
                 raise Unknown(f"the holder of lock {name} is {where}; signal it from there")
             pid = holder.pid
-            if not _gone(holder) and _has(pid, lock) is not False:
+            if not has_ended(holder) and _has(pid, lock) is not False:
                 return holder
             sleep(_PAUSE)  # it is just being handed on, or taken after its holder's death
     except OSError as exc:
@@ -138,37 +124,26 @@ def _send(lock: Lock, holder: Holder, number: int, who: str, gone: int = FAILED)
     return DONE
 
 
-def _gone(holder: Holder) -> bool:
-    try:
-        return holder.wait(0)
-    except LockError:  # no handle: then it is not signalled either, and that is said
-        return False
-
-
 def _seen(lock: Lock) -> str:
     """What may be said about a lock whose holder cannot be asked."""
     try:
         found = one(lock)
     except Unknown:
         found = None
-    if found is None or found.pid is None:
-        return "`pidabs status` as root says more"
+    if found is None:
+        return "try again"
+    if found.pid is None:
+        return found.advice()
     return f"{found} is seen to have it: if that is the one, use kill"
 
 
-def _waiters(lock: Lock) -> int:
-    try:
-        return lock.waiters()
-    except OSError:
-        return 0
-
-
-def _successor(lock: Lock, holder: Holder, waiters: int) -> str:
+def _successor(lock: Lock, waiters: int | None) -> str:
     """Who has the lock now."""
-    end = monotonic() + (_TAKE_OVER if waiters else 0)
-    found: Found | None = None
+    end = monotonic() + _TAKE_OVER
     try:
-        while (found := one(lock)) is None and monotonic() < end:
+        while ((found := one(lock)) is None and waiters) or _is_guarded(found):
+            if monotonic() > end:
+                break
             sleep(_PAUSE)
     except Unknown:
         return "who holds the lock now is not known"
@@ -177,7 +152,14 @@ def _successor(lock: Lock, holder: Holder, waiters: int) -> str:
         return f"lock {name} is free"
     if found.pid is None and has_open(os.getpid(), found.inode):
         return f"lock {name} is free when this command has ended, too, which was started with it"
+    if _is_guarded(found):
+        return f"lock {name} is free when the command that it supervised has ended; it has been killed, if that can be"
     return f"lock {name} is now held by {found}, which was not stopped"
+
+
+def _is_guarded(found: Found | None) -> bool:
+    """Whether `pidabs run --supervise` was killed, and its command is just dying."""
+    return found is not None and found.pid is not None and is_guard(found.pid)
 
 
 def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Namespace) -> str:
@@ -189,9 +171,8 @@ def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Names
     except (OSError, Unknown):
         released = False
     if _stopped(holder):
-        return (
-            f"{who} is suspended, and gets SIGTERM when it goes on; `pidabs signal NAME CONT`, or stop it with --kill"
-        )
+        resume = f"`pidabs signal {quoted(lock.name)} CONT`"
+        return f"{who} is suspended, and gets SIGTERM when it goes on; {resume}, or stop it with --kill"
     if released:
         return f"{who} has let go of lock {quoted(lock.name)}, but still runs {waited}; stop it by its pid"
     return f"{who} still runs, {waited}; wait longer, or stop it with --kill"
@@ -203,4 +184,4 @@ def _stopped(holder: Holder) -> bool:
             state = file.read().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return False
-    return state in (b"T", b"t") and not _gone(holder)
+    return state in (b"T", b"t") and not has_ended(holder)

@@ -1,0 +1,28 @@
+"""docs/performance.md says what docs/bench/results.json says.  That the benchmark runs is shown by `tox -e bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+FILLED_AGAIN = """
+import json
+from bench.__main__ import DOCS, PAGE, RESULTS
+from bench.figures import Figure
+from bench.tables import fill
+results = json.loads((DOCS / "bench" / RESULTS).read_text())
+print(fill(PAGE.read_text(), results, [Figure(**each) for each in results["figures"]]), end="")
+"""
+
+
+def test_tables_are_made_of_the_results() -> None:
+    command = [sys.executable, "-c", FILLED_AGAIN]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+def test_results_are_of_a_whole_run() -> None:
+    assert '"light": false' in (ROOT / "docs" / "bench" / "results.json").read_text(encoding="utf-8")
