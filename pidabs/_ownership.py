@@ -143,6 +143,9 @@ class Ownership:
             raise AlreadyHeld(f"cannot wait for lock {self.name!r}: {reason}")
 
     def _own(self, sock: Socket, task: object) -> None:
+        lost = self._sock  # while we waited: who releases leaves None
+        if lost is not None and _held.held.pop(lost, None) is not None:
+            _descriptors.abandon(lost)
         self._owner = get_ident()
         self._task = task
         self._sock = sock

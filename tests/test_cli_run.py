@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cli_support import no_file, no_netlink, one_line
 from programs import PIDABS, TELL, Terminal, finish, pidabs_run, program, run, terminal
-from support import DEADLINE, HOLD, child, wait_until
+from support import DEADLINE, HOLD, child, run_in, wait_until
 
 import pidabs
 from pidabs import _diag, cli
@@ -617,3 +617,23 @@ def test_start_up_is_quick(name: str) -> None:
     bare = min(cost(sys.executable, "-c", "pass") for _ in range(2))
     ours = min(cost(PIDABS, "run", name, "true") for _ in range(2))
     assert ours - bare < max(0.06, 3 * bare)
+
+
+@pytest.mark.parametrize(
+    ("started_with", "set_to", "restored"),
+    [(None, "C.UTF-8", "None"), ("C", "C.UTF-8", "C"), ("de_DE", "de_DE", "de_DE"), ("C", None, "None")],
+)
+def test_locale_of_the_command_is_ours_as_we_were_started(
+    started_with: str | None, set_to: str | None, restored: str
+) -> None:
+    """In the C locale, which cron's is, Python sets LC_CTYPE, for its children too (PEP 538)."""
+    code = f"""
+    from pidabs.cli._command import _restore_locale
+    os.environ.pop("LC_CTYPE", None)
+    if {set_to!r} is not None: os.environ["LC_CTYPE"] = {set_to!r}
+    _restore_locale()
+    say(os.environ.get("LC_CTYPE"))
+    """
+    words = ["env", "-u", "LC_CTYPE", "LC_ALL=C.UTF-8"] + ([f"LC_CTYPE={started_with}"] if started_with else [])
+    done = run_in(words, code)
+    assert done.stdout == restored + "\n", done.stderr

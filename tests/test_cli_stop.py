@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -324,3 +325,54 @@ def test_stop_interrupted(name: str) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert lives(holder)
+
+
+# Between one look and the next --------------------------------------------------------------------------------------
+
+
+def asked(name: str) -> pidabs.Holder:
+    holder = pidabs.holder(name)
+    assert holder is not None
+    return holder
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_holder_that_ended_after_it_was_found(name: str, gone: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """To signal it has failed; to stop it has succeeded."""
+    with holding(name) as process:
+        holder = asked(name)
+        process.kill()
+    assert stop._send(pidabs.Lock(name), holder, signal.SIGTERM, "pid 1", gone=gone) == gone
+    assert ("pid 1 is gone; `pidabs status`" in capsys.readouterr().err) == (gone == 1)
+
+
+def test_holder_without_a_handle_is_not_signalled(name: str) -> None:
+    """The kernel gave us none: it may be another process by now."""
+    with holding(name) as process:
+        holder = pidabs.Holder(process.pid, os.getuid(), os.getgid())
+        with pytest.raises(stop.Unknown, match="cannot signal pid 1: no handle"):
+            stop._send(pidabs.Lock(name), holder, signal.SIGTERM, "pid 1")
+        assert not stop._gone(holder)
+        assert lives(process)
+
+
+def test_kernel_that_can_no_longer_be_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be said is left out, and nothing made up."""
+
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "no netlink")
+
+    lock = pidabs.Lock(name)
+    with holding(name) as process:
+        holder = asked(name)
+        monkeypatch.setattr(stop._diag, "find", fail)
+        monkeypatch.setattr(stop._diag, "sockets", fail)
+        assert stop._waiters(lock) == 0
+        assert stop._seen(lock) == "`pidabs status` as root says more"
+        assert stop._successor(lock, holder, 0) == "who holds the lock now is not known"
+        arguments = argparse.Namespace(timeout=0.1, kill=False)
+        assert "pid 1 still runs, 0.1 s after SIGTERM" in stop._still_there(lock, holder, "pid 1", arguments)
+        arguments.kill = True
+        assert "still dying" in stop._still_there(lock, holder, "pid 1", arguments)
+        process.kill()
+    assert not stop._stopped(holder)

@@ -216,6 +216,25 @@ def test_split(line: str, words: list[str], current: str, replaced: int, open_qu
     assert (split.words, split.current, split.replaced, split.quote) == (words, current, replaced, open_quote)
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (["bash", "ask", "pidabs sta", "=:"], ["nothing", "status"]),
+        (["bash", "ask", "pidabs run x -- ec", "=:"], ["command 16"]),
+        (["bash", "ask", "pidabs status $(x", "=:"], ["nothing"]),
+        (["bash", "ask", "pidabs status /etc/pas", "=:"], ["files"]),
+        (["zsh", "ask", "run", "x", "--", "ec"], ["command 3"]),
+    ],
+)
+def test_what_the_shells_scripts_ask(
+    question: list[str], answer: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert cli.main(["completion", *question]) == 0
+    lines = os.fsdecode(capfdbinary.readouterr().out).splitlines()
+    assert len(lines) == len(answer)
+    assert all(line.startswith(start) for line, start in zip(lines, answer, strict=True))
+
+
 @pytest.mark.parametrize("line", ["p $x", "p $(a b", "p `a", 'p "$x', "p $'a", "p 2>/dev/null a", "p (a"])
 def test_split_leaves_alone_what_only_bash_knows(line: str) -> None:
     assert not Split(line, BREAKS).understood

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import HOLD, child, wait_until
+from support import HOLD, child, run_in, wait_until
 
 import pidabs
 from pidabs import _diag
@@ -228,3 +228,20 @@ def test_end_says_nothing(name: str) -> None:
         assert process.wait() == 0
         assert process.process.stdout is not None
         assert process.process.stdout.read() == b""
+
+
+def test_hold_that_follows_a_lost_one_is_released_once(name: str) -> None:
+    """Lost while another thread waited for it through the same object, which was then noted twice."""
+    code = """
+    import pidabs, threading
+    from pidabs import _held
+    lock = pidabs.Lock(sys.argv[1]).acquire()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    while not lock.waiters(): os.sched_yield()
+    os.close(lock.fileno())
+    thread.join()
+    say(len(_held.held), lock.held)
+    """
+    done = run_in(["env"], code, name)
+    assert (done.stdout, done.stderr) == ("1 True\n", "")

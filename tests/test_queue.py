@@ -1263,6 +1263,18 @@ out.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [so
         waiter.expect("held True")
 
 
+def test_woken_with_nothing_to_read(name: str) -> None:
+    """As poll(2) says may happen: nothing was granted, and nothing is over."""
+    with raw() as holder:
+        play_holder(holder, name)
+        conn, hand = _descriptors.open_socket(), list[_descriptors.Socket]()
+        assert _queue.join(conn, address(name)) is None
+        _queue.receive(conn, address(name), hand)
+        assert hand == []
+        assert _descriptors.is_connection(conn, address(name))
+        _descriptors.close(conn)
+
+
 def test_right_grant_by_hand_is_believed(name: str) -> None:
     """The counterpart to all these: what a C program that takes part would send."""
     with raw() as listener, child(COUNTS, args=(name,)) as waiter:
