@@ -62,7 +62,7 @@ def test_what_is_logged(cls: Any, path: str, log: Callable[[], list[str]]) -> No
     lock.acquire()
     assert log() == TAKEN
     with pytest.raises(stock.Timeout):
-        other.acquire(0.05, poll_interval=0.01)
+        other.acquire(0.5, poll_interval=0.05)
     assert log() == NOT_IN_TIME
     looks = iter((False, True))
     with pytest.raises(stock.Timeout):
@@ -79,7 +79,7 @@ def test_what_is_logged_when_awaited(cls: str, path: str, log: Callable[[], list
         await lock.acquire()
         assert log() == TAKEN
         with pytest.raises(stock.Timeout):
-            await awaited(cls)(path).acquire(0.05, poll_interval=0.01)
+            await awaited(cls)(path).acquire(0.5, poll_interval=0.05)
         assert log() == NOT_IN_TIME
         await lock.release()
         assert log() == RELEASED
