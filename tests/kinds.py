@@ -199,6 +199,31 @@ class DrivenFile(Driven):
     kind = AwaitedFile
 
 
+class InteropPidFile(PidFile):
+    def __init__(self, path: str, mirror: bool = True) -> None:
+        self.path, self.mirrored = path, True
+        self.lock = PIDLockFile(path, interop=True)
+
+
+class InteropFile(File):
+    leaves_file = True
+
+    def __init__(self, path: str, mirror: bool = False) -> None:
+        self.path, self.mirrored = path, mirror
+        self.lock = FileLock(path, mirror=mirror, interop=True)
+
+
+class AwaitedInteropFile(AwaitedFile):
+    def __init__(self, path: str, mirror: bool = False) -> None:
+        self.path, self.mirrored = path, mirror
+        self.lock = AsyncFileLock(path, mirror=mirror, interop=True)
+
+
+class DrivenInteropFile(Driven):
+    kind = AwaitedInteropFile
+    leaves_file = True
+
+
 BLOCKING: dict[str, type[Any]] = {
     "Lock": Native,
     "PIDLockFile": PidFile,
@@ -207,4 +232,9 @@ BLOCKING: dict[str, type[Any]] = {
     "FileLock": File,
 }
 AWAITED: dict[str, type[Any]] = {"Lock, asyncio": AwaitedNative, "AsyncFileLock": AwaitedFile}
-ALL: dict[str, type[Any]] = {**BLOCKING, "Lock, asyncio": DrivenNative, "AsyncFileLock": DrivenFile}
+INTEROP: dict[str, type[Any]] = {
+    "PIDLockFile, interop": InteropPidFile,
+    "FileLock, interop": InteropFile,
+    "AsyncFileLock, interop": DrivenInteropFile,
+}
+ALL: dict[str, type[Any]] = {**BLOCKING, "Lock, asyncio": DrivenNative, "AsyncFileLock": DrivenFile, **INTEROP}

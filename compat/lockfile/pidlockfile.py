@@ -40,13 +40,25 @@ class PIDLockFile(Shared, _original.PIDLockFile):
     """A lock named by the path of its PID file, which is a mirror: written for people and tools, never read.
 
     `threaded` is ignored, as in the original; `timeout` is the default of `acquire`.  `mirror=False` writes no file.
+
+    With `interop=True`, or PIDABS_INTEROP=1 in the environment, the PID file is a lock again, for those who still use
+    the original: docs/interop.md.
     """
 
     _identity = "the process"
 
-    def __init__(self, path: Any, threaded: bool = False, timeout: float | None = None, *, mirror: bool = True) -> None:
+    def __init__(
+        self,
+        path: Any,
+        threaded: bool = False,
+        timeout: float | None = None,
+        *,
+        mirror: bool = True,
+        interop: bool | None = None,
+    ) -> None:
         super().__init__(path, threaded, timeout)
         self._mirror = mirror
+        self._interop = os.environ.get("PIDABS_INTEROP") == "1" if interop is None else interop
         self._start(os.path.join(os.curdir, path))  # absolute from now on: daemons chdir
 
     @property
@@ -54,6 +66,10 @@ class PIDLockFile(Shared, _original.PIDLockFile):
         return self.path
 
     def _make_lock(self, path: str) -> Lock:
+        if self._interop:
+            from ._pidfile import InteropLock, PidFile
+
+            return InteropLock(path, PidFile)
         return Lock(path, mirror=self._mirror)
 
     def read_pid(self) -> int | None:
@@ -71,7 +87,12 @@ class PIDLockFile(Shared, _original.PIDLockFile):
         self._take(timeout if timeout is not None and timeout > 0 else 0)
 
     def _remove_stale(self) -> None:
-        _remove_stale(self._lock.name)
+        if self._interop:
+            from ._pidfile import PidFile
+
+            PidFile(self._lock.name).clear()
+        else:
+            _remove_stale(self._lock.name)
 
 
 def _remove_stale(path: str) -> None:
