@@ -90,7 +90,7 @@ def test_excludes(holds: Any, wants: Any, path: Path) -> None:
         holder.expect("held")
         assert not take(lock, 0)
         assert not take(lock, 0.1)
-        finish = must_block(lambda: take(lock, 15))
+        finish = must_block(lambda: take(lock, 8))
         holder.tell()
         holder.expect("released")
         assert finish()
@@ -119,7 +119,7 @@ def test_a_waiter_and_a_killed_holder(holds: Any, wants: Any, path: Path) -> Non
     with hold(holds, path) as holder:
         holder.expect("held")
         if wants not in (StockPIDLockFile, StockTimeoutPIDLockFile):
-            finish = must_block(lambda: take(lock, 15))
+            finish = must_block(lambda: take(lock, 8))
             holder.kill()
             assert finish()
             lock.release()
@@ -141,7 +141,7 @@ def test_across_network_namespaces(holds: Any, wants: Any, path: Path, inside: s
     """They share the directory, and no socket."""
     command = in_namespace("--net")
     code = f"import subprocess; sys.exit(subprocess.call({command!r} + [sys.executable, '-c', *sys.argv[1:]]))"
-    waiting = HOLD_PIDFILE.replace("lock.acquire()", "say('asks'); lock.acquire(15)")
+    waiting = HOLD_PIDFILE.replace("lock.acquire()", "say('asks'); lock.acquire(8)")
 
     def start(cls: Any, program: str, elsewhere: bool) -> Any:
         args = (spec(cls), str(path))
@@ -727,7 +727,7 @@ def test_an_old_holder_that_unlinks_the_file(path: Path) -> None:
     lock = FileLock(str(path), interop=True)
     with open(path, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        finish = must_block(lambda: take(lock, 15))
+        finish = must_block(lambda: take(lock, 8))
         path.unlink()
     assert finish()
     with open(path, "rb") as file, pytest.raises(BlockingIOError):
