@@ -383,10 +383,8 @@ def test_looking_at_an_old_holder(path: Path) -> None:
         with pytest.warns(RuntimeWarning, match=f"pid {holder.pid} "):
             lock.break_lock()
         assert path.exists()
-        with hold(PIDLockFile, path, stderr=subprocess.DEVNULL), ExitStack() as stack:
-            waiter = stack.enter_context(
-                child(HOLD_PIDFILE.replace("acquire()", "acquire(9)"), args=(spec(PIDLockFile), str(path)), env=INTEROP)
-            )
+        program = HOLD_PIDFILE.replace("acquire()", "acquire(15)")
+        with child(program, args=(spec(PIDLockFile), str(path)), env=INTEROP) as waiter:
             wait_until(lambda: is_bound(path), "somebody waits")
             assert lock.read_pid() == holder.pid  # and not the waiter, which has the socket
             holder.kill()
