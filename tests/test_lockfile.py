@@ -20,7 +20,7 @@ import pidabs.compat.filelock
 import pidabs.compat.lockfile as our_package
 import pytest
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, child, must_block, wait_until
+from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, child, must_block, switches, wait_until
 
 import pidabs
 
@@ -425,13 +425,6 @@ def test_waiters_sleep_and_are_served_in_order(cls: Any, path: Path) -> None:
     finally:
         for waiter in waiters[: len(queue)]:
             waiter.__exit__(None, None, None)
-
-
-def switches(pid: int) -> str:
-    """How often it has gone to sleep.  Asked when it sleeps."""
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S", "asleep")
-    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("voluntary")]
-    return line
 
 
 @ours
