@@ -89,7 +89,7 @@ async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, po
         fd, seconds = next(steps)
         while True:
             try:
-                ready = 0 <= fd and seconds <= SOON and _comes_soon(_watching(fd))
+                ready = fd >= 0 and seconds <= SOON and _comes_soon(_watching(fd))
                 if cancel_check is not None:
                     seconds = _checked(cancel_check, seconds, poll_interval)
                 ready = ready or await _event(fd, seconds)

@@ -14,6 +14,7 @@ from filelock import Timeout as FileTimeout
 from lockfile import AlreadyLocked, LockTimeout
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
 from pidabs.compat.filelock import AsyncFileLock, FileLock
+from pidabs.compat.lockfile import LockFile
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 
 from pidabs import Lock, Timeout
@@ -74,6 +75,41 @@ class TimeoutPidFile(PidFile):
     def _acquire(self, timeout: float | None) -> None:
         self.lock.acquire_timeout = timeout
         self.lock.acquire()
+
+
+class _LockFile(LockFile):  # type: ignore[misc,valid-type]
+    """Under the name that the other kinds have, and with their mirror."""
+
+    def __init__(self, path: str, mirror: bool) -> None:
+        self._mirror = mirror
+        super().__init__(path)
+        self._start(path)
+
+    def _make_lock(self, path: str) -> Lock:
+        return Lock(path, mirror=self._mirror)
+
+
+class NamedFile:
+    """lockfile's LockFile; `options` mean nothing to it."""
+
+    def __init__(self, path: str, mirror: bool = False) -> None:
+        self.path, self.mirrored = path, mirror
+        self.lock = _LockFile(path, mirror)
+
+    def acquire(self, timeout: float | None = None, **options: Any) -> bool:
+        self.lock.timeout = timeout
+        try:
+            self.lock.acquire()
+        except (AlreadyLocked, LockTimeout):
+            return False
+        return True
+
+    @property
+    def held(self) -> bool:
+        return bool(self.lock.i_am_locking())
+
+    def release(self) -> None:
+        self.lock.release()
 
 
 class File:
@@ -163,11 +199,42 @@ class DrivenFile(Driven):
     kind = AwaitedFile
 
 
+class InteropPidFile(PidFile):
+    def __init__(self, path: str, mirror: bool = True) -> None:
+        self.path, self.mirrored = path, True
+        self.lock = PIDLockFile(path, interop=True)
+
+
+class InteropFile(File):
+    leaves_file = True
+
+    def __init__(self, path: str, mirror: bool = False) -> None:
+        self.path, self.mirrored = path, mirror
+        self.lock = FileLock(path, mirror=mirror, interop=True)
+
+
+class AwaitedInteropFile(AwaitedFile):
+    def __init__(self, path: str, mirror: bool = False) -> None:
+        self.path, self.mirrored = path, mirror
+        self.lock = AsyncFileLock(path, mirror=mirror, interop=True)
+
+
+class DrivenInteropFile(Driven):
+    kind = AwaitedInteropFile
+    leaves_file = True
+
+
 BLOCKING: dict[str, type[Any]] = {
     "Lock": Native,
     "PIDLockFile": PidFile,
     "TimeoutPIDLockFile": TimeoutPidFile,
+    "LockFile": NamedFile,
     "FileLock": File,
 }
 AWAITED: dict[str, type[Any]] = {"Lock, asyncio": AwaitedNative, "AsyncFileLock": AwaitedFile}
-ALL: dict[str, type[Any]] = {**BLOCKING, "Lock, asyncio": DrivenNative, "AsyncFileLock": DrivenFile}
+INTEROP: dict[str, type[Any]] = {
+    "PIDLockFile, interop": InteropPidFile,
+    "FileLock, interop": InteropFile,
+    "AsyncFileLock, interop": DrivenInteropFile,
+}
+ALL: dict[str, type[Any]] = {**BLOCKING, "Lock, asyncio": DrivenNative, "AsyncFileLock": DrivenFile, **INTEROP}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-LEFT_OUT = ("storm", "model", "filelock_clients")
+LEFT_OUT = ("storm", "interop_storm", "model", "filelock_clients")
 """They measure other programs, or none; tox's other environments run them."""
 
 TRACED = (

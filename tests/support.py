@@ -257,6 +257,14 @@ def run_in(command: list[str], code: str, *args: str) -> subprocess.CompletedPro
     )
 
 
+def switches(pid: int) -> int:
+    """How often a process has gone to sleep.  Waits until it sleeps."""
+    proc = Path(f"/proc/{pid}")
+    wait_until(lambda: (proc / "stat").read_text().rpartition(")")[2].split()[0] == "S", "asleep")
+    lines = (proc / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+
 def open_descriptors() -> set[str]:
     """What this process has open: 'number -> file'."""
     found = set()

@@ -86,7 +86,7 @@ class _Meta(ABCMeta):
                 _ = found._options  # with which filelock compares what is wanted, as this, too, is a singleton
                 known = signature(cls._original.__init__).parameters
                 ours = cls.__module__.startswith(__name__)  # else it may well take options of its own
-                wanted = (name for name in options if name in known or (ours and name != "mirror"))
+                wanted = (name for name in options if name in known or (ours and name not in ("mirror", "interop")))
                 cls._original(lock_file, *args, **{name: options[name] for name in wanted})
         return found
 
@@ -137,11 +137,12 @@ class UnixFileLock(_Base):
         is_singleton: bool = False,
         poll_interval: float = INTERVAL,
         mirror: bool | None = None,
+        interop: bool | None = None,
         **options: Any,
     ) -> None:
         own = {"timeout": timeout, "mode": mode, "thread_local": thread_local, "blocking": blocking}
         own |= {"is_singleton": is_singleton, "poll_interval": poll_interval}
-        self._set_up(lock_file, mirror, **own, **options)
+        self._set_up(lock_file, mirror, interop, **own, **options)
 
     def acquire(
         self,

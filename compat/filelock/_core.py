@@ -67,11 +67,14 @@ class Core(_Shown):
     _thread_local: ClassVar[bool] = True
     _holder: ClassVar[str] = "FileLock instance in this thread"
 
-    def _set_up(self, lock_file: Path, mirror: bool | None, **options: Any) -> None:
+    def _set_up(self, lock_file: Path, mirror: bool | None, interop: bool | None, **options: Any) -> None:
         self._file: str = os.fspath(lock_file)
         self._dir = os.path.dirname(self._file) or os.curdir
         self._relative = not os.path.isabs(self._dir)
         self._mirror = os.environ.get("PIDABS_MIRROR") == "1" if mirror is None else mirror
+        self._interop = os.environ.get("PIDABS_INTEROP") == "1" if interop is None else interop
+        if self._interop:
+            from . import _flock as _flock  # now: after a chroot it may be out of reach
         default = {**_PLAIN, "thread_local": self._thread_local}
         self._told = {name: value for name, value in options.items() if value is not default.get(name)}
         self._hook: Callable[[int], None] | None = options.get("on_acquired")
@@ -127,11 +130,18 @@ class Core(_Shown):
             where += (os.getcwd(),)
         if where != hold.where or hold.lock is None:
             _refuse_what_is_no_file(self._file)
-            hold.lock = QuietLock(os.path.join(os.curdir, self._file), mirror=self._mirror)
+            hold.lock = self._make_lock(os.path.join(os.curdir, self._file))
             hold.where = where
         hold.logs = _logs(DEBUG)
         hold.busy = "acquire"
         return hold.lock
+
+    def _make_lock(self, path: str) -> Lock:
+        if self._interop:
+            from ._flock import make_lock
+
+            return make_lock(path, self._told.get("mode"), self._mirror)
+        return QuietLock(path, mirror=self._mirror)
 
     def _counts_down(self, hold: Hold, force: bool) -> bool:
         """Whether that was the last of it, and the lock is to be released."""

@@ -96,11 +96,12 @@ class AsyncUnixFileLock(_AsyncBase):
         is_singleton: bool = False,
         poll_interval: float = INTERVAL,
         mirror: bool | None = None,
+        interop: bool | None = None,
         **options: Any,
     ) -> None:
         own = {"timeout": timeout, "mode": mode, "thread_local": thread_local, "blocking": blocking}
         own |= {"is_singleton": is_singleton, "poll_interval": poll_interval}
-        self._set_up(lock_file, mirror, **own, **options)
+        self._set_up(lock_file, mirror, interop, **own, **options)
 
     async def acquire(  # type: ignore[override]
         self,
