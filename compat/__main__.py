@@ -1,8 +1,8 @@
 """`python -m pidabs.compat PROGRAM ARGS`: run a program on our locks, unedited.
 
 Rule: but for the locks, the program finds what it would find if Python ran it itself: sys.argv, sys.path[0], the module
-`__main__`, tracebacks, the exit code.  PROGRAM is a script, a directory or zip file with a __main__.py, a console command
-of this Python, by its path or found on PATH, or `-m MODULE`.
+`__main__`, tracebacks, the exit code.  PROGRAM is a script, a directory or zip file with a __main__.py, a console
+command of this Python, by its path or found on PATH, or `-m MODULE`.
 """
 
 from __future__ import annotations
