@@ -72,26 +72,28 @@ def _file(program: str, argv: list[str]) -> tuple[CodeType, str | None, ModuleSp
         path = shutil.which(program) or program
     sys.argv[:] = [path, *argv[1:]]
     if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
+        path = os.path.abspath(path)
         _first_on_path(path)
         spec = PathFinder.find_spec("__main__", [path])
         if spec is None:
             raise _CannotRun(f"cannot find a __main__ in {path}", 1)
         return _code(spec), spec.origin, spec
+    full = os.path.abspath(path)
     try:
-        with io.open_code(os.path.abspath(path)) as file:
+        with io.open_code(full) as file:
             source = file.read()
     except OSError as exc:
         raise _CannotRun(f"cannot open {path}: {exc.strerror}", 2) from exc
     _first_on_path(os.path.dirname(os.path.realpath(path)))
     if path.endswith(".pyc"):
-        return _compiled(path), path, None
+        return _compiled(full), full, None
     if source[:4] == b"\x7fELF":
         raise _CannotRun(f"{path} is no Python program", 2)
     _check_interpreter(path, source)
     try:
-        return compile(source, path, "exec", dont_inherit=True), path, None
+        return compile(source, full, "exec", dont_inherit=True), full, None
     except (SyntaxError, ValueError) as exc:
-        sys.excepthook(type(exc), exc, None)
+        sys.excepthook(type(exc), exc.with_traceback(None), None)
         sys.exit(1)
 
 
@@ -161,8 +163,8 @@ def _run(code: CodeType, filename: str | None, spec: ModuleSpec | None) -> None:
         raise
     except BaseException as exc:
         trace = exc.__traceback__
-        # Without our own lines.  Python shows what is raised here, and its exit code is 1.
-        sys.excepthook(type(exc), exc, trace and trace.tb_next)
+        shown = exc.with_traceback(trace and trace.tb_next)  # without our own line
+        sys.excepthook(type(shown), shown, shown.__traceback__)
         sys.exit(1)
 
 
