@@ -76,7 +76,7 @@ def _file(program: str, argv: list[str]) -> tuple[CodeType, str | None, ModuleSp
         _first_on_path(path)
         spec = PathFinder.find_spec("__main__", [path])
         if spec is None:
-            raise _CannotRun(f"cannot find a __main__ in {path}", 1)
+            raise _CannotRun(f"cannot find a __main__ in {program}", 1)
         return _code(spec), spec.origin, spec
     full = os.path.abspath(path)
     try:

@@ -106,7 +106,7 @@ def test_the_rest_of_the_originals_is_their_own() -> None:
             assert filelock.FileLock is patched
         assert filelock.FileLock is type(lock)
         from pidabs.compat.lockfile.pidlockfile import _original
-        assert filelock.FileLock._original is original
+        assert filelock.FileLock._original.__mro__[1] is original
         assert lockfile.pidlockfile.PIDLockFile.__mro__[1].__module__ == "lockfile.pidlockfile"
     """
     done = run_python(code)
