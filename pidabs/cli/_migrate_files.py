@@ -36,6 +36,7 @@ _REMOTE = re.compile(
     r"(nfs|nfs4|cifs|smb3|smbfs|9p|virtiofs|ceph|glusterfs|lustre|beegfs|gpfs|ocfs2|gfs2|afs|fuse(\..*)?)"
 )
 
+MOUNTS = "/proc/self/mounts"
 _EXTRAS = {b"filelock": "filelock", b"lockfile": "daemon"}
 
 
@@ -118,7 +119,7 @@ def is_remote(path: str) -> bool:
         return False
     best, kind = "", ""
     try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
             for line in mounts:
                 _, point, type_, *_ = line.split(" ")
                 if len(point) >= len(best) and os.path.commonpath([path, point]) == point:

@@ -42,7 +42,7 @@ LOCKS = frozenset(
 )
 """What makes a lock that becomes ours."""
 
-MENTIONED = re.compile(rb"filelock|lockfile|pidfile")
+MENTIONED = re.compile(rb"filelock|lockfile|pidfile|\bdaemon\b.*\brunner\b")
 """What stands in every file that has to do with any of this."""
 
 _FAMILY = re.compile(r"(filelock|lockfile)(\.|$)|daemon\.(pidfile|runner)(\.|$)")

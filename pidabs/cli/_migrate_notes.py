@@ -70,6 +70,7 @@ class Notes(cst.CSTVisitor):
         self._inside: list[bool] = []  # of the classes around us, whether they are such
         self._objects: set[str] = set()  # expressions that are locks
         self._paths: set[str] = set()  # and their paths
+        self._literals: dict[str, str | None] = {}  # names that have one value, and None for those with several
         self._first: list[Callable[[], None]] = []  # what is looked at when all is known that is derived from them,
         self._later: list[Callable[[], None]] = []  # and what when all locks and paths are known
         self.used = False
@@ -107,14 +108,21 @@ class Notes(cst.CSTVisitor):
 
     def visit_Assign(self, node: cst.Assign) -> None:
         for target in node.targets:
+            self._assigned(target.target, node.value)
             self._first.append(partial(self._named, target.target, node.value))
 
     def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
+        if node.value is not None:
+            self._assigned(node.target, node.value)
         self._first.append(partial(self._named, node.target, node.value))
 
     def visit_WithItem(self, node: cst.WithItem) -> None:
         if node.asname is not None:
             self._first.append(partial(self._named, node.asname.name, node.item))
+
+    def _assigned(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
+        name = self._code(target)
+        self._literals[name] = None if name in self._literals else _literal(value)
 
     def _named(self, name: cst.CSTNode, value: cst.CSTNode | None) -> None:
         if isinstance(value, cst.Call) and self._is_lock_class(value.func):
@@ -146,10 +154,10 @@ class Notes(cst.CSTVisitor):
         path = first or keywords.get("lock_file") or keywords.get("path")
         if "mode" in keywords:
             self._say(node, _MODE)
-        literal = _literal(path) if path is not None else None
-        if path is not None:
-            self._paths.add(self._plain(path))
-        if path is not None and _SHARED.search(self._code(path)):
+        plain = self._plain(path) if path is not None else ""
+        literal = self._literals.get(plain) or (_literal(path) if path is not None else None)
+        self._paths.add(plain)
+        if _SHARED.search(literal or plain):
             self._say(node, _NETWORK)
         elif literal is None:
             self._say(node, _PATH)
@@ -187,7 +195,7 @@ class Notes(cst.CSTVisitor):
 
     def _is_path(self, node: cst.BaseExpression) -> bool:
         plain = self._plain(node)
-        if plain in self._paths or _FILE_NAMED.search(plain):
+        if (plain and plain in self._paths) or _FILE_NAMED.search(plain):
             return True
         if isinstance(node, cst.Attribute) and node.attr.value in ("lock_file", "path", "unique_name"):
             return self._code(node.value) in self._objects

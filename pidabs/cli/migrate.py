@@ -5,9 +5,11 @@ The diff goes to stdout, for `patch -p0` or `git apply -p0`; what was found and 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from . import DONE, FAILED, UNAVAILABLE, complain
@@ -80,6 +82,7 @@ def rewritten(path: str, source: bytes, notes: Noted) -> tuple[bytes, bool]:
     from ._migrate_imports import Imports, ThroughDaemon
     from ._migrate_notes import Notes
 
+    _refuse_what_is_too_deep(source)
     try:
         module = cst.parse_module(source)
         carried = CarriedOver(source, module.bytes)
@@ -103,6 +106,19 @@ def rewritten(path: str, source: bytes, notes: Noted) -> tuple[bytes, bool]:
         raise _CannotRead(f"cannot be decoded: {exc}") from exc
     except RecursionError as exc:
         raise _CannotRead("nested too deeply") from exc
+
+
+def _refuse_what_is_too_deep(source: bytes) -> None:
+    """libcst's parser would overflow its stack, and end this process, where Python's raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(source)
+    except (MemoryError, RecursionError) as exc:
+        raise _CannotRead("nested too deeply") from exc
+    except (SyntaxError, ValueError) as exc:
+        if "too many nested" in str(exc):
+            raise _CannotRead("nested too deeply") from exc
 
 
 def _change(path: str, source: bytes, result: bytes, write: bool) -> None:
