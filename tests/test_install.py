@@ -113,6 +113,31 @@ def test_the_rest_of_the_originals_is_their_own() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_each_stand_in_is_in_its_place() -> None:
+    """Whatever modules and names there are."""
+    code = """
+        import pidabs.compat
+        pidabs.compat.install()
+        from importlib import import_module
+        from pathlib import Path
+        root, seen = Path(pidabs.compat.__file__).parent, 0
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            name = ".".join(parts).removesuffix(".__init__")
+            if name[0] == "_" or "._" in name:
+                continue
+            original, ours = import_module(name), import_module("pidabs.compat." + name)
+            for attribute in ours.__all__ if hasattr(ours, "__all__") else ():
+                value = getattr(ours, attribute)
+                if str(getattr(value, "__module__", None)).startswith("pidabs.compat."):
+                    seen += 1
+                    assert getattr(original, attribute) is value, (name, attribute)
+        assert seen >= 6, seen
+    """
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_locks_are_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "x.lock")
     take = "import filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); say('held'); listen()"
