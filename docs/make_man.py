@@ -50,7 +50,8 @@ def usage(command: argparse.ArgumentParser) -> str:
     for argument in arguments(command):
         value = "{" + "|".join(argument.choices) + "}" if argument.choices else str(argument.metavar)
         rest = argument.metavar == "CMD"
-        words.append(f"[\\-\\-] \\fI{value}\\fR [\\fIARG\\fR ...]" if rest else f"\\fI{roff(value)}\\fR")
+        more = " ..." if argument.nargs == "+" else ""
+        words.append(f"[\\-\\-] \\fI{value}\\fR [\\fIARG\\fR ...]" if rest else f"\\fI{roff(value)}\\fR{more}")
     return " ".join(words)
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "signal": ".stop:signal",
     "stop": ".stop:stop",
     "doctor": ".doctor:doctor",
+    "migrate": ".migrate:migrate",
     "completion": ".completion:completion",
     "demo": ".demo:demo",
 }

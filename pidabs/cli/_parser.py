@@ -73,7 +73,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
             formatter_class=_Help,
             **options,
         )
-        if name not in ("list", "doctor", "demo", "completion"):
+        if name not in ("list", "doctor", "migrate", "demo", "completion"):
             added.add_argument("name", metavar="NAME", help=_NAME)
             added.add_argument("--scope", metavar="LABEL", help="sets locks of one name apart (default: $PIDABS_SCOPE)")
         return added
@@ -139,6 +139,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     doctor.add_argument("--json", action="store_true", help="one object; docs/command.md has its schema")
     doctor.add_argument("--quick", action="store_true", help="measure nothing")
     doctor.add_argument("--plot", metavar="FILE.svg", help="draw how the measured times are distributed")
+    migrate = command(
+        "migrate",
+        "rewrite the imports of filelock, lockfile and daemon.pidfile in Python sources, and say what else to look at",
+        "0 nothing to change, or written; 1 something would change, or a file could not be read or written.",
+    )
+    migrate.add_argument("paths", nargs="+", metavar="PATH", help="a file, or a directory with all that is in it")
+    migrate.add_argument("--write", action="store_true", help="change the files; without it the changes are only shown")
     completion = command("completion", "print a completion script for a shell", "0.")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
     # What these scripts ask at each TAB: `ask` and the words so far.  Not an option, whose rest would end at a `--`.
