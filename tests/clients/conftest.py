@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="tox -e clients -- --long tests/clients runs it"))
+                item.add_marker(pytest.mark.skip(reason="tox -e clients -- --long runs it"))
 
 
 @pytest.fixture(scope="session")
