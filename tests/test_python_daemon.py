@@ -845,9 +845,7 @@ COLLECTED_LATER = """
 """
 
 
-@pytest.mark.xfail(
-    reason="who closes numbers that are not its own any more hits the listener; Airflow does"
-)
+@pytest.mark.xfail(reason="who closes numbers that are not its own any more hits the listener; Airflow does")
 def test_what_was_made_before_the_daemon_and_is_collected_later(tmp_path: Path) -> None:
     with child(COLLECTED_LATER, args=(str(tmp_path / "x.pid"),)) as daemon:
         daemon.expect("held True")
