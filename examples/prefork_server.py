@@ -60,7 +60,7 @@ def fork_worker(server: socket.socket, alive: tuple[int, int]) -> int:
 
 def work(server: socket.socket, alive: int) -> None:
     """Answer until the server is gone."""
-    while alive not in select.select([server, alive], [], [])[0]:
+    while alive not in select.select([server.fileno(), alive], [], [])[0]:
         with suppress(BlockingIOError, ConnectionError):  # another worker was faster; the client has left
             connection, _ = server.accept()
             with connection:
