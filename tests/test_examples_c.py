@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -303,6 +305,39 @@ def test_c_behind_a_stranger_gets_the_lock_when_it_is_free(start: Start, name: s
         waiting(name, 1)
         stranger.tell()
         waiter.expect("held")
+
+
+# Both at once -------------------------------------------------------------------------------------------------------
+
+
+def test_never_two_of_them(launch: Start, program: Path, name: str) -> None:
+    """C and Python contend for the lock, and C is killed while it holds it, every other time."""
+    alone = threading.Lock()
+    rounds = range(8)
+
+    def in_c(number: int) -> int:
+        for turn in rounds:
+            process = launch(program, name)
+            process.expect("held")
+            assert alone.acquire(blocking=False)
+            alone.release()
+            process.signal(signal.SIGKILL if (turn + number) % 2 else signal.SIGTERM)
+            process.wait()
+        return len(rounds)
+
+    def in_python(number: int) -> int:
+        for _ in rounds:
+            with pidabs.Lock(name, timeout=DEADLINE):
+                assert alone.acquire(blocking=False)
+                os.sched_yield()
+                alone.release()
+        return len(rounds)
+
+    with ThreadPoolExecutor() as pool:
+        turns = [pool.submit(contend, number) for number in range(3) for contend in (in_c, in_python)]
+        assert [turn.result(3 * DEADLINE) for turn in turns] == [len(rounds)] * 6
+    with pidabs.Lock(name, timeout=0):
+        pass
 
 
 # What C must not believe --------------------------------------------------------------------------------------------
