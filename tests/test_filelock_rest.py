@@ -20,7 +20,7 @@ import filelock as stock
 import pidabs.compat.filelock as ours
 import pytest
 from pidabs.compat.filelock import _core
-from support import DEADLINE, child, must_block
+from support import DEADLINE, child, must_block, switches, wait_until
 from test_filelock import MODERN, OURS, awaited, drive, either, either_async, modern, until_waiting
 
 import pidabs
@@ -70,6 +70,39 @@ def test_what_is_logged(cls: Any, path: str, log: Callable[[], list[str]]) -> No
     assert log()[:3] == CANCELLED
     lock.release()
     assert log() == RELEASED
+
+
+LOGGED_WAIT = """
+    import asyncio, logging
+    import pidabs.compat.filelock as filelock
+    logging.getLogger().setLevel(logging.NOTSET + 1)  # and nobody shows it
+
+    async def main():
+        async with filelock.AsyncFileLock(sys.argv[1]): pass
+
+    say("ready")
+    if sys.argv[2] == "awaited":
+        asyncio.run(main())
+    else:
+        with filelock.FileLock(sys.argv[1]): pass
+    say("had it")
+"""
+
+
+@pytest.mark.parametrize("way", ["blocking", "awaited"])
+def test_what_is_logged_wakes_nobody(path: str, way: str) -> None:
+    """virtualenv logs everything, always, and shows what it is told to: its waiters are to sleep."""
+    if way == "awaited" and not MODERN:
+        pytest.skip("this filelock has nothing asynchronous")
+    with pidabs.Lock(path) as lock, child(LOGGED_WAIT, args=(path, way)) as waiter:
+        waiter.expect("ready")
+        wait_until(lambda: lock.waiters() == 1)
+        before = switches(waiter.pid)
+        assert waiter.says_nothing(0.5)  # ten times as long as filelock's interval
+        assert switches(waiter.pid) - before <= 2
+        lock.release()
+        waiter.expect("had it")
+        lock.acquire()
 
 
 @either_async

@@ -186,7 +186,7 @@ class UnixFileLock(_Base):
     def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
         if hold.logs:
-            cancel_check = self._noting(cancel_check)
+            cancel_check, interval = self._noting(cancel_check, interval)
         try:
             if cancel_check is None:
                 lock.acquire(seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import math
 import os
 import stat
 from logging import DEBUG, getLogger
@@ -157,8 +158,11 @@ class Core(_Shown):
     def _log(self, message: str) -> None:
         _LOGGER.debug(message, id(self), self._file)
 
-    def _noting(self, cancel_check: CancelCheck | None) -> CancelCheck:
-        """The check, which is asked before each wait, logging so."""
+    def _noting(self, cancel_check: CancelCheck | None, interval: float) -> tuple[CancelCheck, float]:
+        """The check, which is asked before each wait, logging so, and its interval.
+
+        What is only logged wakes nobody: virtualenv has the root logger at NOTSET, whatever it shows.
+        """
         self._log("Attempting to acquire lock %s on %s")
 
         def check() -> bool:
@@ -168,7 +172,7 @@ class Core(_Shown):
             )
             return cancelled
 
-        return check
+        return check, interval if cancel_check is not None else math.inf
 
     def _too_late(self, seconds: float | None) -> Timeout:
         self._log(f"{'Timeout on acquiring' if seconds else 'Failed to immediately acquire'} lock %s on %s")

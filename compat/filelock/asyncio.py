@@ -144,7 +144,7 @@ class AsyncUnixFileLock(_AsyncBase):
     async def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
         if hold.logs:
-            cancel_check = self._noting(cancel_check)
+            cancel_check, interval = self._noting(cancel_check, interval)
         try:
             await lock.acquire_async(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
