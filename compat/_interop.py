@@ -24,7 +24,7 @@ from time import monotonic, sleep
 from typing import Any
 from weakref import WeakSet
 
-from pidabs import Holder, Lock, NotHeld, Timeout
+from pidabs import Holder, Lock, LockError, NotHeld, Timeout
 
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at the file
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -109,8 +109,12 @@ class InteropLock(Lock):
     def __init__(self, name: str, make_file: Callable[[str], Any]) -> None:
         super().__init__(name)
         self.file = make_file(self.name)
-        with _guard:
-            _locks.add(self)
+        try:
+            with _guard:
+                _locks.add(self)
+        except BaseException:
+            _release_guard()
+            raise
 
     def acquire(self, timeout: Any = None, *, cancel_check: Any = None, poll_interval: float = 0.05) -> Lock:
         deadline = None if timeout is None else monotonic() + timeout
@@ -118,7 +122,8 @@ class InteropLock(Lock):
         try:
             for pause in self._pauses(timeout, deadline, cancel_check):
                 sleep(pause)
-        except BaseException:
+        except BaseException as exc:
+            _after(exc)
             self._back_out()
             raise
         return self
@@ -136,7 +141,8 @@ class InteropLock(Lock):
         except GeneratorExit:  # the coroutine is closed, and cannot await any more
             self._back_out()
             raise
-        except BaseException:
+        except BaseException as exc:
+            _after(exc)
             try:
                 await self.release_async()
             except NotHeld:
@@ -178,7 +184,8 @@ class InteropLock(Lock):
     def _free(self) -> None:
         try:
             self.file.free()
-        except BaseException:  # a signal handler's, or a warning that is an error
+        except BaseException as exc:  # a signal handler's, or a warning that is an error
+            _after(exc)
             self.file.free()
             try:
                 super().release()
@@ -230,6 +237,20 @@ _guard = RLock()
 """Held by forks, so that nobody else is between opening a file and knowing its number."""
 
 _locks: WeakSet[InteropLock] = WeakSet()
+
+
+def _after(exc: BaseException) -> None:
+    if not isinstance(exc, LockError):
+        _release_guard()
+
+
+def _release_guard() -> None:
+    """Undo what a tracing function's exception in a `with _guard` left locked.  (A signal handler's cannot.)"""
+    try:
+        while True:
+            _guard.release()
+    except RuntimeError:
+        pass
 
 
 def _in_child() -> None:

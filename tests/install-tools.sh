@@ -1,11 +1,14 @@
 #!/bin/sh
-# The programs that the tests of the completions, the man page and the companions need, where they are missing.
-for program in zsh fish mandoc man shellcheck crontab systemd-analyze start-stop-daemon pgrep ss setsid; do
+# The programs that the tests of the completions, the man page, the companions, the guide and the examples need, where
+# they are missing.
+for program in zsh fish mandoc man shellcheck crontab systemd-analyze start-stop-daemon pgrep ps ss setsid patch gcc; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 [ -z "$missing" ] && exit 0
 packages="zsh fish mandoc man-db groff-base shellcheck cron systemd dpkg procps iproute2 util-linux bash-completion"
+packages="$packages patch gcc libc6-dev"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     # tox runs its environments in parallel, and apt-get knows no waiting.

@@ -543,9 +543,11 @@ def test_what_is_no_pid_file(path: Path, what: str) -> None:
 @two_kinds
 def test_a_directory_where_we_may_not_write(new: Any, public_dir: Path) -> None:
     """An error, as the originals'; the socket is free again."""
-    code = f"    import {new.__module__}, lockfile, filelock\n" + BECOME_UNPRIVILEGED
-    code += """
-    for number, lock in enumerate((getattr(sys.modules[sys.argv[1]], sys.argv[2])(sys.argv[3]) for _ in range(2))):
+    code = f"""
+    import {new.__module__}, lockfile, filelock
+    locks = [getattr(sys.modules[sys.argv[1]], sys.argv[2])(sys.argv[3]) for _ in range(2)]
+    {BECOME_UNPRIVILEGED.strip()}
+    for lock in locks:
         try:
             lock.acquire()
         except (PermissionError, lockfile.LockFailed) as exc:

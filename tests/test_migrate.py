@@ -160,6 +160,8 @@ NOTED_BESIDE_A_LOCK = {
     "import subprocess; subprocess.run(['x'], user='nobody')": "becomes, or starts, another user",
     "filelock.FileLock('/x', mode=0o666)": "no file whose mode",
     "filelock.FileLock('/mnt/nfs/x')": "a lock on a network file system",
+    "import lockfile; lockfile.LockFile('/run/x')": "LockFile has no interop",
+    "from lockfile.mkdirlockfile import MkdirLockFile as M; M('/run/x')": "MkdirLockFile has no interop",
     "filelock.FileLock(os.path.join(NFS_HOME, 'x'))": "a lock on a network file system",
     "filelock.FileLock(path)": "whose path is decided at run time",
     "filelock.FileLock(f'{x}/y')": "whose path is decided at run time",

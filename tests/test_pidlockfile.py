@@ -23,6 +23,7 @@ from lockfile import pidlockfile as stock_module
 from lockfile.pidlockfile import PIDLockFile as StockPIDLockFile
 from pidabs.compat.daemon import pidfile as our_daemon_module
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile as OurTimeoutPIDLockFile
+from pidabs.compat.lockfile import _shared
 from pidabs.compat.lockfile import pidlockfile as our_module
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile as OurPIDLockFile
 from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD_PIDFILE, Child, child, must_block, wait_until
@@ -587,17 +588,17 @@ def test_a_signal_handler_that_strikes_as_the_lock_is_taken(
 ) -> None:
     """Between the lock's acquire and the note that it is held, or right after that: nobody would know of it."""
 
-    class Noting(dict[bytes, pidabs.Lock]):
-        def __setitem__(self, address: bytes, lock: pidabs.Lock) -> None:
-            assert lock.held
+    class Noting(dict[bytes, Any]):
+        def __setitem__(self, address: bytes, hold: Any) -> None:
+            assert hold.lock.held
             if when == "after":
-                super().__setitem__(address, lock)
+                super().__setitem__(address, hold)
             raise error
 
     noted = Noting()
     lock = cls(str(path))
     with monkeypatch.context() as patched:
-        patched.setattr(our_module, "_held", noted)
+        patched.setattr(_shared, "_held", noted)
         with pytest.raises(error):
             lock.acquire()
         assert noted == {}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 else:
     _OWN = {"loop": None, "run_in_executor": True, "executor": None}
-    _AsyncBase = base_of(getattr(_original, "AsyncUnixFileLock", UnixFileLock._original), **_OWN)
+    _AsyncBase = base_of(getattr(_original, "AsyncUnixFileLock", Core._original), **_OWN)
     AsyncAcquireReturnProxy = getattr(_original, "AsyncAcquireReturnProxy", object)  # filelock 3.13 has neither
 
 

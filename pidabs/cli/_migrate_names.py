@@ -42,6 +42,9 @@ LOCKS = frozenset(
 )
 """What makes a lock that becomes ours."""
 
+WITHOUT_INTEROP = frozenset(name for name in LOCKS if re.match(r"lockfile\.(?!pidlockfile\.)", name))
+"""lockfile's five: their files do not say whether their owner lives."""
+
 MENTIONED = re.compile(rb"filelock|lockfile|pidfile|\bdaemon\b.*\brunner\b")
 """What stands in every file that has to do with any of this."""
 

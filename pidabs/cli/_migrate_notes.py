@@ -14,7 +14,7 @@ import libcst as cst
 from libcst.helpers import get_full_name_for_node
 from libcst.metadata import PositionProvider, QualifiedNameProvider
 
-from ._migrate_names import LOCKS, is_family, original_of
+from ._migrate_names import LOCKS, WITHOUT_INTEROP, is_family, original_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ _USERS = "becomes, or starts, another user: the lock excludes all the same, but 
 _MODE = "mode: there is no file whose mode could keep others out, or let them in"
 _PRIVATE = "a private part of the original, which ours does not have"
 _NETWORK = "a lock on a network file system, it seems: other hosts are not excluded; keep the original, or SoftFileLock"
+_ALL_AT_ONCE = "has no interop: old code on this lock does not exclude with new code, so restart all its users at once"
 _PATH = "a lock whose path is decided at run time: on NFS or a volume of several containers keep the original"
 
 _CALLS = {
@@ -154,6 +155,8 @@ class Notes(cst.CSTVisitor):
         path = first or keywords.get("lock_file") or keywords.get("path")
         if "mode" in keywords:
             self._say(node, _MODE)
+        for name in sorted(self._names(node.func) & WITHOUT_INTEROP):
+            self._say(node, f"{name.rpartition('.')[2]} {_ALL_AT_ONCE}")
         plain = self._plain(path) if path is not None else ""
         literal = self._literals.get(plain) or (_literal(path) if path is not None else None)
         self._paths.add(plain)

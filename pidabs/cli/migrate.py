@@ -12,10 +12,10 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from . import DONE, FAILED, UNAVAILABLE, complain
+from ._codes import DONE, FAILED, UNAVAILABLE
 from ._migrate_files import CarriedOver, Files, dependencies, is_remote, shadowing, volumes
 from ._migrate_names import MENTIONED
-from ._text import show
+from ._text import complain, show
 
 if TYPE_CHECKING:
     import argparse
