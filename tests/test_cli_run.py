@@ -511,7 +511,12 @@ def test_the_line_fits_on_a_narrow_terminal(name: str) -> None:
 
 def test_the_line_fits_where_little_can_be_shown(name: str) -> None:
     """What the locale lacks is escaped, and takes more room."""
-    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}  # tox sets that
+    environment = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "",
+    }  # tox sets that
     odd = "ü" * 10 + name
     with pidabs.Lock(odd), terminal(*waiting(odd, "-w", "1.5"), columns=60, **environment) as on:
         on.read_rest()

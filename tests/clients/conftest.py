@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also what takes minutes: Airflow's own scheduler")
+    parser.addoption("--long", action="store_true", help="also what takes minutes: Airflow")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -193,6 +193,7 @@ def in_pid_namespace() -> list[str]:
     return [*words, "sh", "-c", '"$@"; exit $?', "sh"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_airflow_helper_is_not_fooled_by_a_recycled_pid(way: str, installed: Install, tmp_path: Path) -> None:
     """check_if_pidfile_process_is_running and run_command_with_daemon_option, of the whole of apache-airflow-core."""
