@@ -808,10 +808,11 @@ GRANT_WHEN_TOLD = """
         if word == "L":
             grant = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))]
             try: conn.sendmsg([b"L"], grant)
-            except PermissionError: say("refused")
-            except BrokenPipeError: say("too late")
-            else: say("granted")
+            except PermissionError: done = "refused"
+            except BrokenPipeError: done = "too late"
+            else: done = "granted"
             listener.close()
+            say(done)
 """
 """Child code: hold a lock by hand."""
 

@@ -141,7 +141,7 @@ def _successor(lock: Lock, waiters: int | None) -> str:
     """Who has the lock now."""
     end = monotonic() + _TAKE_OVER
     try:
-        while ((found := one(lock)) is None and waiters) or _is_guarded(found):
+        while ((found := one(lock)) is None and waiters) or _is_guarded(found) or _has_let_go(found):
             if monotonic() > end:
                 break
             sleep(_PAUSE)
@@ -160,6 +160,11 @@ def _successor(lock: Lock, waiters: int | None) -> str:
 def _is_guarded(found: Found | None) -> bool:
     """Whether `pidabs run --supervise` was killed, and its command is just dying."""
     return found is not None and found.pid is not None and is_guard(found.pid)
+
+
+def _has_let_go(found: Found | None) -> bool:
+    """Whether it was just being let go as we looked."""
+    return found is not None and _linux.attempt(_diag.owns, found.inode, found.address) is False
 
 
 def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Namespace) -> str:
