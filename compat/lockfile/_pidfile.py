@@ -25,6 +25,7 @@ from .._interop import InteropLock, OldLock, from_the_kernel
 __all__ = ["InteropLock", "PidFile"]
 
 _MODE = 0o644
+_RELOCK_TRIES, _RELOCK_PAUSE = 100, 0.01  # seconds
 _WRITING = 10.0  # seconds in which a file without a pid may be one that is just being written
 _AGAIN = 0.02  # seconds; a program that calls break_lock has done so by then
 _EXACT_TO = 2.0  # seconds: ticks, granularity of file times, small steps of the clock
@@ -141,7 +142,11 @@ class PidFile(OldLock):
         if not self.taken or self._fd() is not None or not self.stands():
             return
         self._fds.clear()
-        _flocked(self._open(os.O_RDWR), LOCK_EX)
+        fd = self._open(os.O_RDWR)
+        for _ in range(_RELOCK_TRIES):  # our parent may have its copy still, or somebody be looking
+            if _flocked(fd, LOCK_EX):
+                return
+            time.sleep(_RELOCK_PAUSE)
 
     def owner(self) -> int | None:
         look = OldLock(self.path)
