@@ -19,6 +19,7 @@ import os
 from _operator import itemgetter, methodcaller
 from _socket import socket
 from _weakref import ref
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from ._linux import (
     AF_UNIX,
@@ -41,8 +42,8 @@ _NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
 # Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
 _CONTROL_SPACE = 24
 _MAX_SCANNED = 65536
+HIGH = 512  # half of what most processes may have
 _SWEEP_TRIES = 16
-
 
 FRESH, LISTENER, CONNECTION = range(3)
 
@@ -113,15 +114,19 @@ def accept(listener: Socket, hand: object = None) -> Socket:
         return _adopt(hand)
 
 
-def drop_dead(listener: Socket, queue: list[int]) -> None:
-    """Drop the dead entries at the head of a queue that is listed as `queue`: waiters' inodes, 0 for the dead."""
-    for inode in queue:
-        if inode:
-            return
-        try:
-            close(accept(listener))
-        except OSError:
-            return
+def lift(sock: Socket) -> None:
+    """Give the listener a high number, if the limit of descriptors lets it have one.
+
+    A daemon closes all descriptors as it detaches.  What had them may close them again when it is collected, as an
+    event loop in Airflow's scheduler does, and hits whoever has the low numbers by then.
+    """
+    with guard:
+        low = sock.fileno()
+        high = attempt(fcntl, low, F_DUPFD_CLOEXEC, HIGH)
+        if high is not None:
+            Socket.__init__(sock, AF_UNIX, _NONBLOCKING_STREAM, 0, high)
+            known[high] = known.pop(low)
+            os.close(low)  # what an exception above leaves open, the sweep finds
 
 
 def say(conn: Socket, byte: bytes) -> bool:

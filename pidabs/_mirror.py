@@ -10,11 +10,15 @@ import errno
 import os
 import stat
 from _warnings import warn
-from fcntl import LOCK_EX, LOCK_NB, flock  # now: after a daemon's chroot or setuid the library may be out of reach
 
+# Now: after a daemon's chroot or setuid the library may be out of reach.
+from fcntl import F_DUPFD_CLOEXEC, LOCK_EX, LOCK_NB, fcntl, flock
+
+from ._descriptors import HIGH
 from ._linux import attempt, file_identity, is_file
 
 _MODE = 0o644
+_HIGHER = ((F_DUPFD_CLOEXEC,), (HIGH,))
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 open_files: dict[int, tuple[int, int]] = {}
@@ -39,11 +43,12 @@ class Mirror:
         """Write our pid, in place of whatever file is there.  Raises OSError."""
         text = b"%d\n" % os.getpid()
         temporary = self._temporary
-        fd = -1
+        # Straight from the system call into a list: a signal handler's exception must not lose a number.
+        opened: list[int] = []
         try:
             for more_tries in (2, 1, 0):
                 try:
-                    fd = os.open(temporary, _NEW, _MODE)
+                    opened.extend(map(os.open, (temporary,), (_NEW,), (_MODE,)))
                     break
                 except FileExistsError:
                     if not more_tries:
@@ -51,6 +56,7 @@ class Mirror:
                     _unlink(temporary)  # a SIGKILL left it behind
                     if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
                         temporary += f"-{os.urandom(4).hex()}"
+            fd = _lift(opened)
             status = os.fstat(fd)
             if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
                 os.fchmod(fd, _MODE)
@@ -59,11 +65,10 @@ class Mirror:
             os.rename(temporary, self.path)
             self._keep(fd, (status.st_dev, status.st_ino), text)
         except BaseException:
-            # A signal handler can raise between the open and its assignment: then only the kernel knows the number.
-            for opened in (fd,) if fd >= 0 else _opened_as(temporary):
-                if _is_at(self.path, file_identity(opened)):  # after the rename
+            for fd in opened:
+                if _is_at(self.path, file_identity(fd)):  # after the rename
                     _unlink(self.path)
-                os.close(opened)
+                os.close(fd)
             _unlink(temporary)
             self.fd = -1
             raise
@@ -101,7 +106,7 @@ class Mirror:
             return
         open_files.pop(self.fd, None)
         try:
-            fd = _open_regular(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = _lift([_open_regular(self.path, os.O_RDONLY | os.O_CLOEXEC)])
         except OSError:
             return  # the flock is only a courtesy
         if is_file(fd, self._identity):
@@ -161,15 +166,12 @@ def _is_at(path: str, identity: tuple[int, int]) -> bool:
     return status is not None and (status.st_dev, status.st_ino) == identity
 
 
-def _opened_as(path: str) -> list[int]:
-    found: list[int] = []
-    for number in attempt(os.listdir, "/proc/self/fd") or ():  # none in a chroot without /proc
-        try:
-            if os.readlink(f"/proc/self/fd/{number}") == path:
-                found.append(int(number))
-        except FileNotFoundError:
-            pass  # the listing's own
-    return found
+def _lift(opened: list[int]) -> int:
+    """Give the one file that is opened a high number, as the listener's (see `_descriptors.lift`): it is written to."""
+    attempt(opened.extend, map(fcntl, opened[:], *_HIGHER))
+    if len(opened) > 1:
+        any(map(os.close, map(opened.pop, (0,))))  # at once, or not at all: in one call into C
+    return opened[0]
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -146,6 +146,8 @@ class Ownership:
         lost = self._sock  # while we waited: who releases leaves None
         if lost is not None and _held.held.pop(lost, None) is not None:
             _descriptors.abandon(lost)
+        if self._mirror is not None:  # a daemon's
+            _descriptors.lift(sock)
         self._owner = get_ident()
         self._task = task
         self._sock = sock
@@ -194,7 +196,11 @@ class Ownership:
             if sock is None or sock not in _held.held or _inherit.is_moving(self):
                 return
             if _descriptors.is_listener(sock, self.address):
-                _descriptors.drop_dead(sock, attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or [])
+                for inode in attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or ():
+                    connection = None if inode else attempt(_descriptors.accept, sock)
+                    if connection is None:
+                        return
+                    _descriptors.close(connection)
 
     def _why_not_held(self) -> str:
         if self._sock is None:

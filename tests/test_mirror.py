@@ -447,6 +447,22 @@ def test_cannot_be_removed(public_dir: Path) -> None:
     assert path.read_bytes() == b""
 
 
+LOW_LIMIT = """
+    import resource, pidabs
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    lock = pidabs.Lock(sys.argv[1], mirror=True).acquire()
+    say(lock.fileno() < 64, lock.held, open(sys.argv[1]).read().split() == [str(os.getpid())])
+    lock.release()
+    say(lock.locked(), os.path.exists(sys.argv[1]))
+"""
+
+
+def test_numbers_below_a_low_limit(path: Path) -> None:
+    with child(LOW_LIMIT, args=(str(path),)) as process:
+        process.expect("True True True")
+        process.expect("False False")
+
+
 def test_descriptor_closed_behind_our_back(lock: pidabs.Lock, path: Path) -> None:
     """The number has become a stranger's file, which is neither closed nor written to."""
     before = {int(line.split()[0]) for line in open_descriptors()}
@@ -460,7 +476,9 @@ def test_descriptor_closed_behind_our_back(lock: pidabs.Lock, path: Path) -> Non
     stranger = path.parent / "stranger"
     stranger.write_text("mine", encoding="ascii")
     os.close(fd)
-    assert fd == os.open(stranger, os.O_RDWR)
+    opened = os.open(stranger, os.O_RDWR)
+    os.dup2(opened, fd)
+    os.close(opened)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lock.release()

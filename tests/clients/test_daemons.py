@@ -247,14 +247,8 @@ AIRFLOW_COMMAND = """
 """
 
 
-LOSES_IT = pytest.mark.xfail(
-    reason="what Airflow made before it detached closes its descriptors, which python-daemon has closed, once more when"
-    " it is collected: the numbers are the listener's and its PID file's by then, and the lock is lost"
-)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["stock", pytest.param("pidabs", marks=LOSES_IT)])
+@pytest.mark.parametrize("way", WAYS)
 def test_airflow_scheduler_is_not_fooled_by_a_recycled_pid(way: str, installed: Install, tmp_path: Path) -> None:
     """The command itself, with its database, log server and workers."""
     target = installed(AIRFLOW)
