@@ -25,6 +25,7 @@ from typing import Any
 from weakref import WeakSet
 
 from pidabs import Holder, Lock, LockError, NotHeld, Timeout
+from pidabs._linux import lift
 
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at the file
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -83,6 +84,7 @@ class OldLock:
         with _guard:
             self._identity = None
             self._fds.extend(map(os.open, (self.path,), (flags | _SAFELY,), (mode,)))
+            lift(self._fds)  # an old descriptor that is closed late must not hit it
             self._identity = _identity_of(self._fds[-1])
         return self._fds[-1]
 
@@ -105,6 +107,7 @@ class InteropLock(Lock):
     """A Lock that takes a file, too."""
 
     file: Any = None
+    _daemons = True
 
     def __init__(self, name: str, make_file: Callable[[str], Any]) -> None:
         super().__init__(name)

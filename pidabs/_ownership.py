@@ -38,6 +38,8 @@ class Ownership:
     __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_task", "_timeout", "address", "name")
 
     _ref: ref[Lock]
+    _daemons = False
+    """Whether it is a daemon's lock even without a mirror, and so wants a high descriptor."""
 
     def __init__(
         self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
@@ -146,7 +148,7 @@ class Ownership:
         lost = self._sock  # while we waited: who releases leaves None
         if lost is not None and _held.held.pop(lost, None) is not None:
             _descriptors.abandon(lost)
-        if self._mirror is not None:  # a daemon's
+        if self._mirror is not None or self._daemons:
             _descriptors.lift(sock)
         self._owner = get_ident()
         self._task = task

@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from select import poll
 from time import monotonic
 
 from . import _descriptors, _linux
@@ -238,7 +237,7 @@ def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
 
 def close_if_idle(listener: Socket) -> None:
     """Under the descriptors' guard: free the lock if nobody waits.  Who joins in between is woken by the close."""
-    poller = poll()  # an accept to find the queue empty takes ten times as long
+    poller = _linux.poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
     if not poller.poll(0):
         _descriptors.close_known(listener)
@@ -296,5 +295,5 @@ def _grant(conn: Socket, listener: Socket) -> bool:
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
     _descriptors.abandon(listener)  # first: while we have a copy, the next owner cannot free the lock
-    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way out
+    _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way
     return True

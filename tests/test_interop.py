@@ -652,7 +652,7 @@ def test_a_lost_lock_of_our_own_does_not_keep_us_out(path: Path) -> None:
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
     lock = PIDLockFile(sys.argv[1])
     lock.acquire()
-    os.closerange(3, 100)
+    os.closerange(3, 1024)
     say(lock.i_am_locking())
     other = PIDLockFile(sys.argv[1])
     other.acquire()
@@ -668,12 +668,14 @@ def test_a_lost_lock_of_our_own_does_not_keep_us_out(path: Path) -> None:
 
 def test_a_lost_lock_is_released(path: Path) -> None:
     code = """
-    import lockfile
+    import fcntl, lockfile
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
     lock = PIDLockFile(sys.argv[1])
     lock.acquire()
-    os.closerange(3, 100)
-    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(9)]
+    numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if number >= 512]
+    os.closerange(3, 1024)
+    files = [fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, number) for number in numbers]
+    say(files == numbers, len(files))
     try:
         lock.release()
     except lockfile.NotLocked as exc:
@@ -684,6 +686,7 @@ def test_a_lost_lock_is_released(path: Path) -> None:
     say("fine")
     """
     with child(code, args=(str(path),), env=INTEROP) as process:
+        process.expect("True 2")
         process.expect("True False")
         process.expect("fine")
 
