@@ -229,7 +229,7 @@ def sweep(address: bytes, hand: object) -> None:
     """
     for _ in range(_SWEEP_TRIES):
         try:
-            _release_guard()
+            release_guard()
             with guard:
                 _sweep(address, hand)
             return
@@ -237,7 +237,7 @@ def sweep(address: bytes, hand: object) -> None:
             continue
 
 
-def _release_guard() -> None:
+def release_guard() -> None:
     """Undo what a tracing function's exception in a `with guard` left locked.  (A signal handler's cannot.)"""
     try:
         while True:

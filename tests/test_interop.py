@@ -691,6 +691,32 @@ def test_a_lost_lock_is_released(path: Path) -> None:
         process.expect("fine")
 
 
+def test_lock_that_is_collected_while_another_thread_forks(path: Path) -> None:
+    """1. A thread has the guard of descriptors; 2. another forks, and waits for it; 3. the first drops a lock."""
+    code = """
+    import threading, pidabs
+    from pidabs._descriptors import guard
+    forking = threading.Event()
+    os.register_at_fork(before=forking.set)  # called after what is registered from here on, and before the guard's
+    from pidabs.compat.lockfile.pidlockfile import PIDLockFile
+    lock = PIDLockFile(sys.argv[1], interop=True)
+    def fork():
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    thread = threading.Thread(target=fork, daemon=True)
+    with guard:
+        thread.start()
+        forking.wait()
+        del lock
+    thread.join()
+    say("both went on")
+    """
+    with child(code, args=(str(path),)) as process:
+        process.expect("both went on")
+
+
 # flock --------------------------------------------------------------------------------------------------------
 
 
