@@ -195,6 +195,14 @@ def test_copies_and_pickles(cls: Any, path: Path) -> None:
     assert not lock.is_locked()
 
 
+@pytest.mark.parametrize("cls", OURS, ids=spec)
+def test_interop_by_the_environment_is_refused_aloud(cls: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIDABS_INTEROP", "1")
+    with pytest.warns(RuntimeWarning, match=f"{cls.__name__} has no interop") as caught:
+        cls(str(path))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 # What it does -------------------------------------------------------------------------------------------------
 
 
