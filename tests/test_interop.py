@@ -24,7 +24,17 @@ from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
 from pidabs.compat.filelock import AsyncFileLock, FileLock
 from pidabs.compat.lockfile import _pidfile
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, Child, child, in_namespace, must_block, switches, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    HOLD_PIDFILE,
+    TAKEN,
+    Child,
+    child,
+    in_namespace,
+    must_block,
+    switches,
+    wait_until,
+)
 
 import pidabs
 
@@ -248,11 +258,9 @@ def test_an_exception_while_the_file_is_waited_for(new: Any, path: Path) -> None
 
 # Forks --------------------------------------------------------------------------------------------------------
 
-FORKS = """
-    import importlib
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+FORKS = (
+    TAKEN
+    + """
     if os.fork() == 0:
         listen()
         os._exit(0)
@@ -262,6 +270,7 @@ FORKS = """
         say("released")
         os.waitpid(-1, 0)
 """
+)
 
 
 @two_kinds
@@ -278,11 +287,9 @@ def test_a_worker_that_was_forked_does_not_keep_it(new: Any, path: Path, end: st
 
 @two_kinds
 def test_a_worker_that_was_forked_does_not_release_it(new: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     if os.fork() == 0:
         try:
             lock.release()
@@ -294,6 +301,7 @@ def test_a_worker_that_was_forked_does_not_release_it(new: Any, path: Path) -> N
     say("held")
     listen()
     """
+    )
     with child(code, args=(spec(new), str(path)), env=INTEROP) as holder:
         holder.expect("held")
         assert not take(make(OLD_OF[new], path), 0)
