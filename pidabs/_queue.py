@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ._drive import Steps
 
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
+_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _accepts, our own process
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
 _RELEASE_TIME = 0.050
@@ -189,7 +190,7 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
             raise
         raise _LetGo from exc
     try:
-        if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
+        if data in _GRANTED and len(passed) == 1 and _is_grant(passed[0], conn, address):
             hand.append(passed[0])
             _descriptors.take_descriptors(hand[0], False)  # another program may not have seen to it
             hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us

@@ -740,11 +740,14 @@ def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypat
     """The holder grants to its own process without waiting for an answer, so both may be there to be read."""
     with hold_up(monkeypatch, name) as stop:
         lock = pidabs.Lock(name).acquire()
+        inode = os.fstat(lock.fileno()).st_ino
         blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
         assert stop.reached.wait(20)
         lock.release()
         stop.go_on.set()
-        blocked().release()
+        granted = blocked()
+        assert os.fstat(granted.fileno()).st_ino == inode  # and not a lock that was freed, and for all to race for
+        granted.release()
         assert not lock.locked()
 
 
