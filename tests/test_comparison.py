@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
 TOX = (ROOT / "tox.ini").read_text(encoding="utf-8")
 WATCHED = 0.4  # seconds; the longest pause between two polls is portalocker's, 0.25
-ROUNDS = 8
+ROUNDS = 5
 
 
 class Peer(NamedTuple):
