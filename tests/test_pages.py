@@ -1,0 +1,23 @@
+"""The tutorial, the recipes and the questions: what they show is typed and compared, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import DOCS, Reader
+
+PAGES = ["tutorial", "faq", "why", "errors", *sorted(f"howto/{path.stem}" for path in (DOCS / "howto").glob("*.md"))]
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    reader = Reader(tmp_path)
+    yield reader
+    reader.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page: str, reader: Reader) -> None:
+    reader.read((DOCS / f"{page}.md").read_text(encoding="utf-8"))
