@@ -5,7 +5,7 @@ What a page's blocks mean, and what is done with them, from top to bottom:
     console     each line after `$ ` is typed, the lines below it are what appears.  Behind a `&` it is left running.
     sh          is run, and has to succeed; what installs something is not run
     python      is run, and has to succeed; what the comments behind its print() say is among what it prints
-    any         after a line that ends with "`NAME`:" is a file of that name, and is not run
+    any         after a line that ends with "`NAME`:" is a file of that name, and is not run; what is included, too
 
 In what appears, a number stands for any number, `alice` for any user, and `...` for anything.
 """
@@ -27,8 +27,6 @@ from uuid import uuid4
 
 from support import DEADLINE
 
-import pidabs
-
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SCRIPT = Path(sys.executable).with_name("pidabs")
@@ -45,10 +43,10 @@ class Block:
 
 
 def blocks_of(page: str) -> Iterator[Block]:
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^```(\S*)([^\n]*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         before = page[: match.start()]
         named = re.search(r"`([\w./-]+)`:\n\n$", before)
-        yield Block(match[1], match[2], before.count("\n") + 2, named and named[1])
+        yield Block(match[1], match[2].strip() or match[3], before.count("\n") + 2, named and named[1])
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -103,8 +101,10 @@ class Reader:
         self._screen, self._terminal = os.pipe()
         self._status = 0
 
-    def read(self, page: str) -> None:
-        for block in blocks_of(page):
+    def read(self, page: Path) -> None:
+        for block in blocks_of(page.read_text(encoding="utf-8")):
+            if block.language == "{literalinclude}":
+                block.text = (page.parent / block.text).read_text(encoding="utf-8")
             try:
                 self._do(block)
             except BaseException as exc:
@@ -216,16 +216,29 @@ class Reader:
         return {"PIDABS_SCOPE": self.scope}
 
     def close(self) -> None:
+        """End what is left, daemons and other orphans included: whoever has our scope in its environment."""
+        while any(self._end(int(pid)) for pid in filter(str.isdigit, os.listdir("/proc"))):
+            pass
         for job in self._jobs:
-            if job.poll() is None:
-                os.killpg(job.pid, signal.SIGKILL)
-                job.wait(DEADLINE)
-        for lock in pidabs.list_locks():  # of daemons, which have left their sessions
-            holder = lock.holder() if lock.scope == self.scope else None
-            if holder is not None:
-                holder.terminate(0, kill=True)
+            job.wait(DEADLINE)
         os.close(self._screen)
         os.close(self._terminal)
+
+    def _end(self, pid: int) -> bool:
+        """Whether it had to be ended."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            if f"PIDABS_SCOPE={self.scope}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                return select.select([pidfd], [], [], DEADLINE)[0] != []
+            return False
+        except (OSError, ProcessLookupError):
+            return False
+        finally:
+            os.close(pidfd)
 
 
 def squeezed(line: str) -> str:
