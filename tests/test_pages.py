@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import DOCS, Reader
-from support import in_namespace
+from pages import DOCS, SCRIPT, Reader, Root, blocks, blocks_of
+from support import in_namespace, needs
 
 PAGES = ["tutorial", "faq", "why", "errors", *sorted(f"howto/{path.stem}" for path in (DOCS / "howto").glob("*.md"))]
 
@@ -19,9 +20,35 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     reader.close()
 
 
+@needs("ss", "flock", "unshare")
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, reader: Reader) -> None:
     path = DOCS / f"{page}.md"
     if "unshare" in path.read_text(encoding="utf-8"):
         in_namespace("--map-root-user", "--net", "--pid", "--fork")  # or skip
     reader.read(path)
+
+
+@needs("systemd-analyze")
+def test_the_units_are_right(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.program("service.py", "")
+    units = [block for block in blocks_of((DOCS / "howto" / "systemd.md").read_text()) if block.language == "ini"]
+    assert [unit.file for unit in units] == ["example.service", "wrapped.service"]
+    for unit in units:
+        assert unit.file is not None
+        (tmp_path / unit.file).write_text(root.here(unit.text))
+        done = root.shell(f"systemd-analyze verify {tmp_path / unit.file}")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_crontab(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    (crontab,) = blocks((DOCS / "howto" / "cron.md").read_text(), "cron")
+    commands = [re.sub(r"^(\S+ +){5}", "", line) for line in crontab.splitlines()]
+    assert len(commands) == 2
+    for command in commands:
+        assert SCRIPT.name == command.split()[0]
+        program = root.program(command.split()[-1], "#!/bin/sh\necho works\n")
+        done = root.shell(command, PIDABS_SCOPE=program.name)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "works\n", "")
