@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import DOCS, SCRIPT, Reader, Root, blocks, blocks_of
+from pages import DOCS, SCRIPT, Reader, Root, blocks
 from support import in_namespace, needs
 
 PAGES = ["tutorial", "faq", "why", "errors", *sorted(f"howto/{path.stem}" for path in (DOCS / "howto").glob("*.md"))]
@@ -27,19 +27,6 @@ def test_page(page: str, reader: Reader) -> None:
     if "unshare" in path.read_text(encoding="utf-8"):
         in_namespace("--map-root-user", "--net", "--pid", "--fork")  # or skip
     reader.read(path)
-
-
-@needs("systemd-analyze")
-def test_the_units_are_right(tmp_path: Path) -> None:
-    root = Root(tmp_path)
-    root.program("service.py", "")
-    units = [block for block in blocks_of((DOCS / "howto" / "systemd.md").read_text()) if block.language == "ini"]
-    assert [unit.file for unit in units] == ["example.service", "wrapped.service"]
-    for unit in units:
-        assert unit.file is not None
-        (tmp_path / unit.file).write_text(root.here(unit.text))
-        done = root.shell(f"systemd-analyze verify {tmp_path / unit.file}")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_crontab(tmp_path: Path) -> None:
