@@ -59,6 +59,8 @@ class Lock(Ownership):
     ) -> Lock:
         """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
 
+        Without `timeout` it is that of the constructor.
+
         `cancel_check`, if given, is asked every `poll_interval` seconds of the wait, which keeps its place in the queue
         meanwhile; the wait is over when it is true, as if the time were up.
 

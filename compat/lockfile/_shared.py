@@ -140,7 +140,7 @@ class Shared(LockBase):
 
     @contextmanager
     def across_fork(self) -> Iterator[None]:
-        """For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal:
+        """For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal::
 
             pidfile.acquire()
             with pidfile.across_fork(), DaemonContext(pidfile=pidfile, files_preserve=[pidfile]):
