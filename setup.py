@@ -52,9 +52,12 @@ class SameSdist(sdist):
             return member
 
         name = f"{base_name}.tar.gz"
-        with open(name, "wb") as file, gzip.GzipFile("", "wb", 9, file, when) as zipped:
-            with tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                archive.add(base_dir, filter=same)  # sorted by name
+        with (
+            open(name, "wb") as file,
+            gzip.GzipFile("", "wb", 9, file, when) as zipped,
+            tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            archive.add(base_dir, filter=same)  # sorted by name
         return name
 
 

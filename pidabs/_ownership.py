@@ -37,6 +37,8 @@ class Ownership:
 
     __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_task", "_timeout", "address", "name")
 
+    name: str
+    address: bytes
     _ref: ref[Lock]
 
     def __init__(

@@ -27,8 +27,8 @@ def main() -> int:
     tracked = run("git", "ls-files", "-z", cwd=ROOT).split("\0")[:-1]
     when = os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
     with tempfile.TemporaryDirectory(prefix="pidabs-package-") as scratch:
-        one = tree(Path(scratch, "one"), tracked)
-        two = tree(Path(scratch, "another", "with a longer name"), tracked)
+        one = tree(Path(scratch, "one"), tracked, umask=0o022)
+        two = tree(Path(scratch, "another", "with a longer name"), tracked, umask=0o077)
         build(one, when, umask=0o022)
         build(two, when, umask=0o077, TZ="Asia/Tokyo", LC_ALL="C", PYTHONHASHSEED="1")
         sdist, wheel = sorted(one.glob("dist/*"), key=lambda path: path.suffix)
@@ -48,13 +48,13 @@ def main() -> int:
     return 0
 
 
-def tree(place: Path, tracked: list[str]) -> Path:
-    """A checkout of the files as they are now."""
+def tree(place: Path, tracked: list[str], umask: int) -> Path:
+    """A checkout, under that umask, of the files as they are now."""
     for name in tracked:
         copy = place / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy)
-        copy.chmod(0o755 if (ROOT / name).stat().st_mode & 0o100 else 0o644)
+        copy.chmod((0o777 if (ROOT / name).stat().st_mode & 0o100 else 0o666) & ~umask)
     return place
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from fcntl import LOCK_EX, LOCK_NB, flock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockfile import AlreadyLocked, LockBase, LockFailed, LockTimeout, NotLocked, NotMyLock
 from lockfile import pidlockfile as _original
@@ -36,7 +36,13 @@ __all__ = [
 ]
 
 
-class PIDLockFile(Shared, _original.PIDLockFile):
+if TYPE_CHECKING:
+    _Original = object  # lockfile has no types; Shared says what is there
+else:
+    _Original = _original.PIDLockFile
+
+
+class PIDLockFile(Shared, _Original):
     """A lock named by the path of its PID file, which is a mirror: written for people and tools, never read.
 
     `threaded` is ignored, as in the original; `timeout` is the default of `acquire`.  `mirror=False` writes no file.
@@ -112,5 +118,5 @@ def _remove_stale(path: str) -> None:
         os.close(fd)
 
 
-if not SUPPORTED:
-    PIDLockFile = _original.PIDLockFile  # type: ignore[misc]
+if not SUPPORTED and not TYPE_CHECKING:
+    PIDLockFile = _original.PIDLockFile
