@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ from .figures import Figure, short
 from .peers import FLOCK, LOCK, OFD, OUR_FILE_LOCK
 
 OURS, KERNEL, OTHERS = "#1f5fbf", "#5a5f66", "#d9771a"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pidabs",
     "font.family": "sans-serif",
@@ -61,7 +62,7 @@ def draw(figures: list[Figure], output: Path) -> None:
         ("growth", growth.GROWTH, _growth),
     ):
         if by_measure.get(measure):
-            with rc_context(_STYLE):  # type: ignore[arg-type]
+            with rc_context(_STYLE):
                 (output / f"{name}.svg").write_bytes(_svg(plot(by_measure[measure])))
 
 
