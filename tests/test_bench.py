@@ -1,4 +1,7 @@
-"""docs/performance.md and the plots say what docs/bench/results.json says.  That the benchmark runs is shown by `tox -e bench`."""
+"""docs/performance.md and the plots say what docs/bench/results.json says.
+
+That the benchmark runs is shown by `tox -e bench`.
+"""
 
 from __future__ import annotations
 
