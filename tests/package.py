@@ -1,4 +1,4 @@
-"""Builds the sdist and the wheel, as RELEASING.md has it, and checks what is published: `tox -e package`.
+"""Builds the sdist and the wheel, and checks what is published: `tox -e package`; `-- DIRECTORY` keeps them there.
 
 Rules:
 - The sdist holds what git has, all of it, and beside that only what setuptools writes.
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
+from zlib import ZLIB_RUNTIME_VERSION
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = {"PKG-INFO", "setup.cfg", *(f"pidabs.egg-info/{name}" for name in (
@@ -43,7 +46,11 @@ def main() -> int:
             ("pyroma", "--min=10", str(one)),
         ):
             print(run(sys.executable, "-m", *check, cwd=one).strip())
+        print(f"by Python {platform.python_version()}, setuptools {version('setuptools')}, zlib {ZLIB_RUNTIME_VERSION}")
         for built in sdist, wheel:
+            if sys.argv[1:]:
+                os.makedirs(sys.argv[1], exist_ok=True)
+                shutil.copy(built, sys.argv[1])
             print(f"{built.name}: {built.stat().st_size // 1024} KiB, sha256 {digest(built)}")
     return 0
 
