@@ -9,6 +9,8 @@ Rules:
 - Old code wakes nobody, so whoever has the socket and not the file has to look again and again.
 - What a forked child inherits of the file it closes, or an flock would outlive its holder, unless the lock moves to the
   child.  It learns that from the lock: our hooks run after pidabs' own.
+- Files are opened and closed under pidabs' own guard, which forks hold, too.  A second guard would be taken first by a
+  thread that forks, and second by one that collects a dropped lock inside the first.
 - A descriptor goes straight from the system call into a list: an exception of a signal handler must not lose the number
   of a file that is locked.  Before it is closed it is looked at: DaemonContext closes what is not its own, and the
   numbers come back as other files.
@@ -17,7 +19,6 @@ Rules:
 from __future__ import annotations
 
 import os
-from _thread import RLock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -25,6 +26,8 @@ from typing import Any
 from weakref import WeakSet
 
 from pidabs import Holder, Lock, LockError, NotHeld, Timeout
+from pidabs._descriptors import guard, release_guard
+from pidabs._linux import lift
 
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at the file
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -71,7 +74,7 @@ class OldLock:
 
     def close(self) -> None:
         """Close our copy.  Locks of other copies stay as they are."""
-        with _guard:
+        with guard:
             for fd in self._fds:
                 if self._identity is None or _identity_of(fd) == self._identity:
                     os.close(fd)
@@ -80,9 +83,10 @@ class OldLock:
         self.taken = False
 
     def _open(self, flags: int, mode: int = 0) -> int:
-        with _guard:
+        with guard:
             self._identity = None
             self._fds.extend(map(os.open, (self.path,), (flags | _SAFELY,), (mode,)))
+            lift(self._fds)  # an old descriptor that is closed late must not hit it
             self._identity = _identity_of(self._fds[-1])
         return self._fds[-1]
 
@@ -105,15 +109,16 @@ class InteropLock(Lock):
     """A Lock that takes a file, too."""
 
     file: Any = None
+    _daemons = True
 
     def __init__(self, name: str, make_file: Callable[[str], Any]) -> None:
         super().__init__(name)
         self.file = make_file(self.name)
         try:
-            with _guard:
+            with guard:
                 _locks.add(self)
         except BaseException:
-            _release_guard()
+            release_guard()
             raise
 
     def acquire(self, timeout: Any = None, *, cancel_check: Any = None, poll_interval: float = 0.05) -> Lock:
@@ -233,28 +238,16 @@ def from_the_kernel(exc: OSError) -> None:
 
 # Forks --------------------------------------------------------------------------------------------------------------
 
-_guard = RLock()
-"""Held by forks, so that nobody else is between opening a file and knowing its number."""
-
 _locks: WeakSet[InteropLock] = WeakSet()
 
 
 def _after(exc: BaseException) -> None:
     if not isinstance(exc, LockError):
-        _release_guard()
-
-
-def _release_guard() -> None:
-    """Undo what a tracing function's exception in a `with _guard` left locked.  (A signal handler's cannot.)"""
-    try:
-        while True:
-            _guard.release()
-    except RuntimeError:
-        pass
+        release_guard()
 
 
 def _in_child() -> None:
-    for lock in _locks:
+    for lock in _all():
         if lock.file.taken and lock.held:
             lock.file.arrive()
         else:
@@ -262,9 +255,14 @@ def _in_child() -> None:
 
 
 def _in_parent() -> None:
-    for lock in _locks:
+    for lock in _all():
         if lock.file.taken and not lock.held:
             lock.file.close()
+
+
+def _all() -> list[InteropLock]:
+    with guard:  # other threads make more
+        return list(_locks)
 
 
 def _identity_of(fd: int) -> tuple[int, int] | None:
@@ -277,8 +275,6 @@ def _identity_of(fd: int) -> tuple[int, int] | None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Twice, as an exception of a signal handler may strike the first; the guard last, so that it is taken first before
-    # a fork and given back last.
+    # Twice, as an exception of a signal handler may strike the first.
     for _ in range(2):
         os.register_at_fork(after_in_child=_in_child, after_in_parent=_in_parent)
-    os.register_at_fork(before=_guard.acquire, after_in_child=_guard.release, after_in_parent=_guard.release)

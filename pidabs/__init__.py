@@ -18,7 +18,8 @@ General layout, each file importing only what stands above it:
     _listing      the locks of this host
     cli/          the command
 
-Beside it stands pidabs.compat, the stand-ins for other libraries' locks; it uses what is public here.
+Beside it stands pidabs.compat, the stand-ins for other libraries' locks; it uses what is public here, and the
+guard of _descriptors.
 """
 
 from ._errors import AlreadyHeld, LockError, MirrorError, NotHeld, Timeout, Unsupported

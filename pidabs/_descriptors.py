@@ -19,10 +19,11 @@ import os
 from _operator import itemgetter, methodcaller
 from _socket import socket
 from _weakref import ref
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from ._linux import (
     AF_UNIX,
+    F_DUPFD_CLOEXEC,
+    HIGH,
     MSG_CMSG_CLOEXEC,
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
@@ -32,6 +33,7 @@ from ._linux import (
     SOCK_STREAM,
     SOL_SOCKET,
     attempt,
+    fcntl,
     is_unix_stream,
 )
 from ._names import PREFIX
@@ -42,7 +44,6 @@ _NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
 # Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
 _CONTROL_SPACE = 24
 _MAX_SCANNED = 65536
-HIGH = 512  # half of what most processes may have
 _SWEEP_TRIES = 16
 
 FRESH, LISTENER, CONNECTION = range(3)
@@ -115,11 +116,7 @@ def accept(listener: Socket, hand: object = None) -> Socket:
 
 
 def lift(sock: Socket) -> None:
-    """Give the listener a high number, if the limit of descriptors lets it have one.
-
-    A daemon closes all descriptors as it detaches.  What had them may close them again when it is collected, as an
-    event loop in Airflow's scheduler does, and hits whoever has the low numbers by then.
-    """
+    """Give the listener a high number, if the limit of descriptors lets it have one: see HIGH."""
     with guard:
         low = sock.fileno()
         high = attempt(fcntl, low, F_DUPFD_CLOEXEC, HIGH)
@@ -232,7 +229,7 @@ def sweep(address: bytes, hand: object) -> None:
     """
     for _ in range(_SWEEP_TRIES):
         try:
-            _release_guard()
+            release_guard()
             with guard:
                 _sweep(address, hand)
             return
@@ -240,7 +237,7 @@ def sweep(address: bytes, hand: object) -> None:
             continue
 
 
-def _release_guard() -> None:
+def release_guard() -> None:
     """Undo what a tracing function's exception in a `with guard` left locked.  (A signal handler's cannot.)"""
     try:
         while True:

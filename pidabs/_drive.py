@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from os import sched_yield
-from select import poll
 from time import monotonic, sleep
 
-from ._linux import POLLIN
+from ._linux import POLLIN, poll, sched_yield
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import _thread
 import os
-from _socket import socket, socketpair
-from fcntl import ioctl
-from select import POLLHUP, POLLIN, poll
+from _socket import socket
 
 from . import _mirror
 from ._descriptors import Socket, abandon, guard, known
-from ._linux import MSG_NOSIGNAL
+from ._linux import MSG_NOSIGNAL, POLLHUP, POLLIN, ioctl, poll, socketpair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,6 +11,29 @@ import sys
 from _socket import socket
 from struct import Struct
 
+# All of it now: after a daemon's chroot or setuid the library may be out of reach.
+try:
+    from _socket import socketpair
+    from fcntl import F_DUPFD_CLOEXEC, LOCK_EX, LOCK_NB, fcntl, flock, ioctl
+    from os import O_CLOEXEC, sched_yield
+    from select import poll
+except ImportError:  # Windows: there all is imported, and nothing called
+    F_DUPFD_CLOEXEC = LOCK_EX = LOCK_NB = O_CLOEXEC = 0  # type: ignore[misc]
+    fcntl = flock = ioctl = sched_yield = poll = socketpair = None  # type: ignore[assignment, misc]
+
+__all__ = [  # handed on
+    "F_DUPFD_CLOEXEC",
+    "LOCK_EX",
+    "LOCK_NB",
+    "O_CLOEXEC",
+    "fcntl",
+    "flock",
+    "ioctl",
+    "poll",
+    "sched_yield",
+    "socketpair",
+]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +52,13 @@ MSG_DONTWAIT = 0x40
 MSG_NOSIGNAL = 0x4000
 MSG_CMSG_CLOEXEC = 0x40000000
 POLLIN = 0x1
+POLLHUP = 0x10
+HIGH = 512
+"""From here on a daemon's descriptors have their numbers: half of what most processes may have.
+
+A daemon closes all descriptors as it detaches.  What had them may close them again when it is collected, or write what
+it had buffered, as Airflow's scheduler does, and hits whoever has the low numbers by then.
+"""
 SO_PASSRIGHTS = 83  # Linux 6.16
 
 _SO_TYPE = 3
@@ -130,6 +160,16 @@ def file_identity(fd: int) -> tuple[int, int]:
 def is_file(fd: int, identity: tuple[int, int]) -> bool:
     """Whether `fd` is still the file that had this identity; false once it is closed."""
     return attempt(file_identity, fd) == identity
+
+
+def lift(opened: list[int]) -> int:
+    """Give the one file that is opened a high number, if the limit of descriptors lets it have one: its new number.
+
+    The list has what is open at any moment, also when a signal handler raises."""
+    attempt(opened.extend, map(fcntl, opened[:], (F_DUPFD_CLOEXEC,), (HIGH,)))
+    if len(opened) > 1:
+        any(map(os.close, map(opened.pop, (0,))))  # at once, or not at all: in one call into C
+    return opened[0]
 
 
 def denied(exc: OSError) -> bool:

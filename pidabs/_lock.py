@@ -109,7 +109,7 @@ class Lock(Ownership):
         sock = self._sock
         hand: list[Socket] = []
         try:
-            dropped = self._drop(sock)
+            dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
                 run(_queue.hand_over(dropped, hand))
         except BaseException:
@@ -123,7 +123,7 @@ class Lock(Ownership):
         sock = self._sock
         hand: list[Socket] = []
         try:
-            dropped = self._drop(sock)
+            dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
                 await run_async(_queue.hand_over(dropped, hand))
         except BaseException:

@@ -11,15 +11,10 @@ import os
 import stat
 from _warnings import warn
 
-# Now: after a daemon's chroot or setuid the library may be out of reach.
-from fcntl import F_DUPFD_CLOEXEC, LOCK_EX, LOCK_NB, fcntl, flock
-
-from ._descriptors import HIGH
-from ._linux import attempt, file_identity, is_file
+from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift
 
 _MODE = 0o644
-_HIGHER = ((F_DUPFD_CLOEXEC,), (HIGH,))
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | O_CLOEXEC
 
 open_files: dict[int, tuple[int, int]] = {}
 """Descriptors of written mirrors and what they are: a forked child closes its copies, which would keep the flock."""
@@ -56,7 +51,7 @@ class Mirror:
                     _unlink(temporary)  # a SIGKILL left it behind
                     if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
                         temporary += f"-{os.urandom(4).hex()}"
-            fd = _lift(opened)
+            fd = lift(opened)
             status = os.fstat(fd)
             if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
                 os.fchmod(fd, _MODE)
@@ -106,7 +101,7 @@ class Mirror:
             return
         open_files.pop(self.fd, None)
         try:
-            fd = _lift([_open_regular(self.path, os.O_RDONLY | os.O_CLOEXEC)])
+            fd = lift([_open_regular(self.path, os.O_RDONLY | O_CLOEXEC)])
         except OSError:
             return  # the flock is only a courtesy
         if is_file(fd, self._identity):
@@ -164,14 +159,6 @@ def close_inherited(keep: set[int]) -> None:
 def _is_at(path: str, identity: tuple[int, int]) -> bool:
     status = attempt(os.lstat, path)
     return status is not None and (status.st_dev, status.st_ino) == identity
-
-
-def _lift(opened: list[int]) -> int:
-    """Give the one file that is opened a high number, as the listener's (see `_descriptors.lift`): it is written to."""
-    attempt(opened.extend, map(fcntl, opened[:], *_HIGHER))
-    if len(opened) > 1:
-        any(map(os.close, map(opened.pop, (0,))))  # at once, or not at all: in one call into C
-    return opened[0]
 
 
 def _open_regular(path: str, flags: int) -> int:

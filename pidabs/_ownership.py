@@ -40,6 +40,8 @@ class Ownership:
     name: str
     address: bytes
     _ref: ref[Lock]
+    _daemons = False
+    """Whether it is a daemon's lock even without a mirror, and so wants a high descriptor."""
 
     def __init__(
         self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
@@ -105,13 +107,12 @@ class Ownership:
             if _linux.denied(exc):
                 raise Unsupported(f"cannot acquire lock {self.name!r}: abstract sockets are denied here") from exc
 
-    def _drop(self, sock: Socket | None) -> Socket | None:
+    def _drop(self, sock: Socket | None, hand: list[Socket]) -> Socket | None:
         """Give up what is held, and close it if nobody waits: the listener, None if nothing is held."""
         with _descriptors.guard:  # not while another thread forks: the lock may be moving to the child
-            # Of two threads that release, one finds it.
             if sock is None or not _descriptors.is_listener(sock, self.address) or _inherit.is_moving(self):
                 return None
-            if _held.held.pop(sock, None) is None:
+            if not _claim(sock, hand):
                 return None
             self._sock = None  # before another thread is granted the lock through this object
             if self._mirror is None:
@@ -148,7 +149,7 @@ class Ownership:
         lost = self._sock  # while we waited: who releases leaves None
         if lost is not None and _held.held.pop(lost, None) is not None:
             _descriptors.abandon(lost)
-        if self._mirror is not None:  # a daemon's
+        if self._mirror is not None or self._daemons:
             _descriptors.lift(sock)
         self._owner = get_ident()
         self._task = task
@@ -168,19 +169,21 @@ class Ownership:
     def _undo(self, hand: list[Socket], released: Socket | None = None) -> None:
         """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it.
 
-        What it made came in `hand`.
+        What it made came in `hand`.  What another thread acquired or releases through this object is that thread's.
         """
         for _ in range(_UNDO_TRIES):
             try:
-                sock = self._sock
-                if sock is not None and (sock is released or sock.hand is hand):
-                    self._sock = None
+                sock = released or self._sock
+                with _descriptors.guard:
+                    mine = sock is not None and (sock.hand is hand or (sock is released and _claim(sock, hand)))
+                if sock is not None and mine:
                     released = sock
-                if self._sock is None and self._mirror is not None:
-                    self._mirror.remove()
-                if released is not None:
-                    _held.held.pop(released, None)
-                    _descriptors.abandon(released)
+                    _held.held.pop(sock, None)
+                    if self._sock is sock:
+                        self._sock = None
+                    if self._mirror is not None:
+                        self._mirror.remove()
+                    _descriptors.abandon(sock)
                 _descriptors.sweep(self.address, hand)
                 return
             except BaseException:
@@ -237,6 +240,15 @@ class Ownership:
     def _settle(self) -> None:
         if self._mirror is not None and self.held:
             self._mirror.relock()
+
+
+def _claim(sock: Socket, hand: list[Socket]) -> bool:
+    """Under the guard: of two threads that release a socket, one gets it into its hand."""
+    if sock not in _held.held:
+        return False
+    sock.hand = hand  # first: an exception after it undoes the rest
+    del _held.held[sock]
+    return True
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from select import poll
 from time import monotonic
 
 from . import _descriptors, _linux
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from ._drive import Steps
 
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
+_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _accepts, our own process
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
 _RELEASE_TIME = 0.050
@@ -190,7 +190,7 @@ def receive(conn: Socket, address: bytes, hand: list[Socket]) -> None:
             raise
         raise _LetGo from exc
     try:
-        if data == GRANT and len(passed) == 1 and _is_grant(passed[0], conn, address):
+        if data in _GRANTED and len(passed) == 1 and _is_grant(passed[0], conn, address):
             hand.append(passed[0])
             _descriptors.take_descriptors(hand[0], False)  # another program may not have seen to it
             hand[0].listen(BACKLOG)  # from now on SO_PEERCRED names us
@@ -238,7 +238,7 @@ def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
 
 def close_if_idle(listener: Socket) -> None:
     """Under the descriptors' guard: free the lock if nobody waits.  Who joins in between is woken by the close."""
-    poller = poll()  # an accept to find the queue empty takes ten times as long
+    poller = _linux.poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
     if not poller.poll(0):
         _descriptors.close_known(listener)
@@ -296,5 +296,5 @@ def _grant(conn: Socket, listener: Socket) -> bool:
         # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
         return exc.errno == errno.ETOOMANYREFS
     _descriptors.abandon(listener)  # first: while we have a copy, the next owner cannot free the lock
-    os.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way out
+    _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way
     return True

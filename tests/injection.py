@@ -126,7 +126,7 @@ class Scenario:
         self.peer.close()
         if isinstance(self.lock, kinds.Driven):
             self.lock.close()
-        _descriptors._release_guard()  # a failure of one is not to be that of all others
+        _descriptors.release_guard()  # a failure of one is not to be that of all others
 
     def ask(self, command: str) -> str:
         self.peer.tell(command)

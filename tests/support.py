@@ -176,16 +176,24 @@ HOLD = """
 """Child code: take the lock named by the first argument, say so, release it when told."""
 
 
-HOLD_PIDFILE = """
-    import importlib
+TAKEN = """
+    import importlib, lockfile
     module, _, cls = sys.argv[1].partition(":")
     lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
     lock.acquire()
+"""
+"""Child code: take a lock of the class that the first argument specifies; the second is its path."""
+
+
+HOLD_PIDFILE = (
+    TAKEN
+    + """
     say("held")
     listen()
     lock.release()
     say("released")
 """
+)
 """The same for a PIDLockFile: the class as MODULE:NAME, and its path."""
 
 SECCOMP = """

@@ -24,7 +24,17 @@ from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
 from pidabs.compat.filelock import AsyncFileLock, FileLock
 from pidabs.compat.lockfile import _pidfile
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, Child, child, in_namespace, must_block, switches, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    HOLD_PIDFILE,
+    TAKEN,
+    Child,
+    child,
+    in_namespace,
+    must_block,
+    switches,
+    wait_until,
+)
 
 import pidabs
 
@@ -248,11 +258,9 @@ def test_an_exception_while_the_file_is_waited_for(new: Any, path: Path) -> None
 
 # Forks --------------------------------------------------------------------------------------------------------
 
-FORKS = """
-    import importlib
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+FORKS = (
+    TAKEN
+    + """
     if os.fork() == 0:
         listen()
         os._exit(0)
@@ -262,6 +270,7 @@ FORKS = """
         say("released")
         os.waitpid(-1, 0)
 """
+)
 
 
 @two_kinds
@@ -278,11 +287,9 @@ def test_a_worker_that_was_forked_does_not_keep_it(new: Any, path: Path, end: st
 
 @two_kinds
 def test_a_worker_that_was_forked_does_not_release_it(new: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     if os.fork() == 0:
         try:
             lock.release()
@@ -294,6 +301,7 @@ def test_a_worker_that_was_forked_does_not_release_it(new: Any, path: Path) -> N
     say("held")
     listen()
     """
+    )
     with child(code, args=(spec(new), str(path)), env=INTEROP) as holder:
         holder.expect("held")
         assert not take(make(OLD_OF[new], path), 0)
@@ -652,7 +660,7 @@ def test_a_lost_lock_of_our_own_does_not_keep_us_out(path: Path) -> None:
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
     lock = PIDLockFile(sys.argv[1])
     lock.acquire()
-    os.closerange(3, 100)
+    os.closerange(3, 1024)
     say(lock.i_am_locking())
     other = PIDLockFile(sys.argv[1])
     other.acquire()
@@ -668,12 +676,14 @@ def test_a_lost_lock_of_our_own_does_not_keep_us_out(path: Path) -> None:
 
 def test_a_lost_lock_is_released(path: Path) -> None:
     code = """
-    import lockfile
+    import fcntl, lockfile
     from pidabs.compat.lockfile.pidlockfile import PIDLockFile
     lock = PIDLockFile(sys.argv[1])
     lock.acquire()
-    os.closerange(3, 100)
-    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(9)]
+    numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if number >= 512]
+    os.closerange(3, 1024)
+    files = [fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, number) for number in numbers]
+    say(files == numbers, len(files))
     try:
         lock.release()
     except lockfile.NotLocked as exc:
@@ -684,8 +694,35 @@ def test_a_lost_lock_is_released(path: Path) -> None:
     say("fine")
     """
     with child(code, args=(str(path),), env=INTEROP) as process:
+        process.expect("True 2")
         process.expect("True False")
         process.expect("fine")
+
+
+def test_lock_that_is_collected_while_another_thread_forks(path: Path) -> None:
+    """1. A thread has the guard of descriptors; 2. another forks, and waits for it; 3. the first drops a lock."""
+    code = """
+    import threading, pidabs
+    from pidabs._descriptors import guard
+    forking = threading.Event()
+    os.register_at_fork(before=forking.set)  # called after what is registered from here on, and before the guard's
+    from pidabs.compat.lockfile.pidlockfile import PIDLockFile
+    lock = PIDLockFile(sys.argv[1], interop=True)
+    def fork():
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    thread = threading.Thread(target=fork, daemon=True)
+    with guard:
+        thread.start()
+        forking.wait()
+        del lock
+    thread.join()
+    say("both went on")
+    """
+    with child(code, args=(str(path),)) as process:
+        process.expect("both went on")
 
 
 # flock --------------------------------------------------------------------------------------------------------

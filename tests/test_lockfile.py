@@ -20,7 +20,7 @@ import pidabs.compat.filelock
 import pidabs.compat.lockfile as our_package
 import pytest
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, child, must_block, switches, wait_until
+from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, TAKEN, child, must_block, switches, wait_until
 
 import pidabs
 
@@ -193,6 +193,14 @@ def test_copies_and_pickles(cls: Any, path: Path) -> None:
         assert (lock.path, lock.timeout, True) == (other.path, other.timeout, other.i_am_locking())
     other.release()
     assert not lock.is_locked()
+
+
+@pytest.mark.parametrize("cls", OURS, ids=spec)
+def test_interop_by_the_environment_is_refused_aloud(cls: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIDABS_INTEROP", "1")
+    with pytest.warns(RuntimeWarning, match=f"{cls.__name__} has no interop") as caught:
+        cls(str(path))
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 # What it does -------------------------------------------------------------------------------------------------
@@ -481,11 +489,9 @@ def unindented(code: str) -> str:
 
 @ours
 def test_a_forked_child_does_not_hold(cls: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     if os.fork() == 0:
         try:
             lock.release()
@@ -496,6 +502,7 @@ def test_a_forked_child_does_not_hold(cls: Any, path: Path) -> None:
     say(lock.i_am_locking())
     lock.release()
     """
+    )
     with child(code, args=(spec(cls), str(path))) as process:
         process.expect("not mine False True")
         process.expect("True")
@@ -504,11 +511,9 @@ def test_a_forked_child_does_not_hold(cls: Any, path: Path) -> None:
 
 @ours
 def test_a_fork_that_takes_the_lock_along(cls: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     with lock.across_fork():
         pid = os.fork()
     say("child" if pid == 0 else "parent", lock.i_am_locking())
@@ -518,6 +523,7 @@ def test_a_fork_that_takes_the_lock_along(cls: Any, path: Path) -> None:
         os._exit(0)
     os.wait()
     """
+    )
     with child(code, args=(spec(cls), str(path))) as process:
         assert {process.read_line(), process.read_line()} == {"child True", "parent False"}
         assert cls(str(path)).is_locked()

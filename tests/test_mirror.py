@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -445,6 +446,35 @@ def test_cannot_be_removed(public_dir: Path) -> None:
         process.expect("1 True False False")
         assert process.wait() == 0
     assert path.read_bytes() == b""
+
+
+def test_waiter_that_gives_up_leaves_the_mirror_to_whoever_releases(
+    lock: pidabs.Lock, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one object: 1. A releases, and is about to remove the file; 2. B, who waits, is cancelled; 3. A goes on."""
+    unlink = os.unlink
+    removing, given_up = threading.Event(), threading.Event()
+
+    def slowly(target: str) -> None:
+        if not removing.is_set():
+            removing.set()
+            assert given_up.wait(DEADLINE)
+        unlink(target)
+
+    def wait() -> None:
+        with pytest.raises(pidabs.Timeout):
+            lock.acquire(cancel_check=removing.is_set, poll_interval=0.001)
+        given_up.set()
+
+    lock.acquire()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: lock.waiters() == 1)
+    monkeypatch.setattr(os, "unlink", slowly)
+    lock.release()
+    thread.join()
+    assert not path.exists()
+    assert not lock.locked()
 
 
 LOW_LIMIT = """

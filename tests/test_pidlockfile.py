@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import gc
 import inspect
 import os
@@ -26,7 +27,7 @@ from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile as OurTimeoutPIDLock
 from pidabs.compat.lockfile import _shared
 from pidabs.compat.lockfile import pidlockfile as our_module
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile as OurPIDLockFile
-from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD_PIDFILE, Child, child, must_block, wait_until
+from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD_PIDFILE, TAKEN, Child, child, must_block, wait_until
 
 import pidabs
 
@@ -350,11 +351,9 @@ def test_any_thread_of_the_process_holds_and_releases(cls: Any, path: Path) -> N
 
 @either
 def test_a_forked_child_does_not_hold(cls: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     if os.fork() == 0:
         try:
             lock.release()
@@ -365,6 +364,7 @@ def test_a_forked_child_does_not_hold(cls: Any, path: Path) -> None:
     say(lock.i_am_locking(), open(sys.argv[2]).read() == f"{os.getpid()}\\n")
     lock.release()
     """
+    )
     with child(code, args=(spec(cls), str(path))) as process:
         process.expect("not mine False True True")
         process.expect("True True")
@@ -729,7 +729,7 @@ def test_break_lock_spares_a_pid_file_put_there_as_it_looks(
 ) -> None:
     """1. we open the stale file; 2. somebody takes the lock and puts his file there; 3. we remove what is there."""
     path.write_text("4711\n", encoding="ascii")
-    flock = our_module.flock
+    flock = fcntl.flock
 
     def slowly(fd: int, how: int) -> None:
         flock(fd, how)
@@ -737,7 +737,7 @@ def test_break_lock_spares_a_pid_file_put_there_as_it_looks(
         new.write_text("4712\n", encoding="ascii")
         new.rename(path)
 
-    monkeypatch.setattr(our_module, "flock", slowly)
+    monkeypatch.setattr(fcntl, "flock", slowly)
     cls(str(path)).break_lock()
     assert pid_text(path) == "4712\n"
 

@@ -18,6 +18,47 @@ ELSEWHERE = """
 
 elsewhere = pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14"])
 
+WINDOWS = """
+    # Before the standard library's own modules are asked for the last time: what Windows has not.
+    import asyncio, filelock, os, select, signal, socket, _socket, daemon, lockfile, lockfile.linklockfile
+    import lockfile.mkdirlockfile, lockfile.pidlockfile, lockfile.sqlitelockfile, lockfile.symlinklockfile
+    getattr(filelock, "AsyncFileLock", None)
+    sys.modules["fcntl"] = sys.modules["_posixsubprocess"] = sys.modules["resource"] = sys.modules["pwd"] = None
+    for module in (select, _socket, socket, os, signal):
+        for name in ("poll", "epoll", "AF_UNIX", "CMSG_SPACE", "socketpair", "sched_yield", "register_at_fork", "fork",
+                     "geteuid", "getuid", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "pidfd_open", "SIGKILL",
+                     "SIGHUP", "get_blocking", "set_blocking", "fchmod", "pread", "pwrite", "sysconf", "kill"):
+            if hasattr(module, name):
+                delattr(module, name)
+    sys.platform = "win32"
+"""
+
+
+def test_on_windows_all_is_imported_and_the_originals_handed_out() -> None:
+    code = (
+        WINDOWS
+        + """
+    import warnings
+    import pidabs
+    try:
+        pidabs.Lock("name")
+    except pidabs.Unsupported as exc:
+        say(exc)
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        import pidabs.compat.filelock, pidabs.compat.lockfile.pidlockfile, pidabs.compat.daemon.pidfile
+    say(len(caught))
+    say(pidabs.compat.filelock.FileLock is filelock.FileLock, pidabs.compat.lockfile.LockFile is lockfile.LockFile)
+    say(pidabs.compat.lockfile.pidlockfile.PIDLockFile is lockfile.pidlockfile.PIDLockFile)
+    """
+    )
+    with child(code) as process:
+        assert "win32 has no abstract unix sockets" in process.read_line()
+        process.expect("1")
+        process.expect("True True")
+        process.expect("True")
+        assert process.wait() == 0
+
 
 @elsewhere
 @pytest.mark.parametrize("arguments", ["'name'", "'/run/x.pid', mirror=True", "os.path"])

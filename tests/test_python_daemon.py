@@ -833,7 +833,7 @@ COLLECTED_LATER = """
     from pidabs.compat.daemon.pidfile import PIDLockFile
     old = [open(os.devnull, "w"), socket.socket(), socket.socket()]
     old[0].write("flushed late")
-    lock = PIDLockFile(sys.argv[1])
+    lock = PIDLockFile(sys.argv[1], interop=sys.argv[2] == "True")
     context = daemon.DaemonContext(pidfile=lock, detach_process=False, signal_map={}, stdout=1, stderr=2)
     context.stdout, context.stderr = sys.stdout, sys.stderr
     context.open()
@@ -850,9 +850,10 @@ COLLECTED_LATER = """
 """
 
 
-def test_what_was_made_before_the_daemon_and_is_collected_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interop", [False, True])
+def test_what_was_made_before_the_daemon_and_is_collected_later(interop: bool, tmp_path: Path) -> None:
     """As in Airflow's scheduler: the numbers that it closes once more, or writes to, are not the lock's by then."""
-    with child(COLLECTED_LATER, args=(str(tmp_path / "x.pid"),)) as daemon:
+    with child(COLLECTED_LATER, args=(str(tmp_path / "x.pid"), str(interop))) as daemon:
         daemon.expect("held True")
         daemon.expect("held True True True")
         daemon.expect("removed True")

@@ -36,7 +36,7 @@ from support import (
 )
 
 import pidabs
-from pidabs import _descriptors, _diag, _queue
+from pidabs import _descriptors, _diag, _linux, _queue
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
@@ -253,7 +253,7 @@ def test_lock_that_its_next_owner_frees_at_once_is_free(name: str, monkeypatch: 
 
     with raw() as waiter:
         play_waiter(waiter, name)
-        monkeypatch.setattr(os, "sched_yield", meanwhile)  # where the releaser lets the next owner run
+        monkeypatch.setattr(_linux, "sched_yield", meanwhile)  # where the releaser lets the next owner run
         lock.release()
         took.pop().release()
 
@@ -421,7 +421,7 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -
     """1. A grants, and is preempted; 2. B has the lock and lets it go; 3. it is free, though A has not run since."""
     code = """
     import pidabs, signal
-    os.sched_yield = lambda: os.kill(os.getpid(), signal.SIGSTOP)
+    pidabs._linux.sched_yield = lambda: os.kill(os.getpid(), signal.SIGSTOP)
     lock = pidabs.Lock(sys.argv[1]).acquire()
     say("held")
     listen()
@@ -643,7 +643,7 @@ def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monk
             lock.waiters()
             lengths.append(queue_length(name))
 
-        monkeypatch.setattr(os, "sched_yield", lambda: None)
+        monkeypatch.setattr(_linux, "sched_yield", lambda: None)
         abandon = _descriptors.abandon
         listener = lock._sock
 
@@ -740,11 +740,14 @@ def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypat
     """The holder grants to its own process without waiting for an answer, so both may be there to be read."""
     with hold_up(monkeypatch, name) as stop:
         lock = pidabs.Lock(name).acquire()
+        inode = os.fstat(lock.fileno()).st_ino
         blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
         assert stop.reached.wait(20)
         lock.release()
         stop.go_on.set()
-        blocked().release()
+        granted = blocked()
+        assert os.fstat(granted.fileno()).st_ino == inode  # and not a lock that was freed, and for all to race for
+        granted.release()
         assert not lock.locked()
 
 

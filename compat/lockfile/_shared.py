@@ -7,6 +7,7 @@ the kernel says so.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -191,6 +192,15 @@ class NamedByLockFile(Shared):
     def __init__(self, path: Any, threaded: bool = True, timeout: float | None = None) -> None:
         super().__init__(path, threaded, timeout)
         self._start(self.lock_file)
+
+    def _start(self, path: str) -> None:
+        super()._start(path)
+        if os.environ.get("PIDABS_INTEROP") == "1":
+            warnings.warn(
+                f"{type(self).__name__} has no interop: PIDABS_INTEROP=1 does not make it exclude lockfile's own locks",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     @property
     def _identity(self) -> object:

@@ -10,7 +10,6 @@ object that is dropped does not drop it.
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import TYPE_CHECKING, Any
 
 from lockfile import AlreadyLocked, LockBase, LockFailed, LockTimeout, NotLocked, NotMyLock
@@ -103,6 +102,8 @@ class PIDLockFile(Shared, _Original):
 
 def _remove_stale(path: str) -> None:
     """Remove a PID file unless a holder has it flock'ed: somebody may have taken the lock since we looked."""
+    from fcntl import LOCK_EX, LOCK_NB, flock  # not on Windows, where the original is handed out
+
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
