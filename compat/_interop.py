@@ -110,6 +110,7 @@ class InteropLock(Lock):
 
     file: Any = None
     _daemons = True
+    _alone = False
 
     def __init__(self, name: str, make_file: Callable[[str], Any]) -> None:
         super().__init__(name)

@@ -4,6 +4,7 @@ General layout, each file importing only what stands above it:
 
     _errors       what can go wrong
     _names        name or path -> address, and back
+    _remote       paths that other hosts may share
     _linux        constants and calls that Python lacks
     _descriptors  which sockets of this process are ours
     _diag         what the kernel lists about unix sockets

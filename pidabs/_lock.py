@@ -59,6 +59,8 @@ class Lock(Ownership):
     ) -> Lock:
         """Take the lock, waiting at most `timeout` seconds: None waits for ever, 0 tries once.  Returns the lock.
 
+        Without `timeout` it is that of the constructor.
+
         `cancel_check`, if given, is asked every `poll_interval` seconds of the wait, which keeps its place in the queue
         meanwhile; the wait is over when it is true, as if the time were up.
 
@@ -116,7 +118,7 @@ class Lock(Ownership):
             self._undo(hand, sock)
             raise
         if dropped is None:
-            raise NotHeld(self._why_not_held())
+            raise NotHeld(self._why_not_held("release"))
 
     async def release_async(self) -> None:
         """`release` for a task of asyncio: the loop runs on while a waiter is asked whether it still wants the lock."""
@@ -130,7 +132,7 @@ class Lock(Ownership):
             self._undo(hand, sock)
             raise
         if dropped is None:
-            raise NotHeld(self._why_not_held())
+            raise NotHeld(self._why_not_held("release"))
 
     def locked(self) -> bool:
         """Whether anybody holds the lock.  Leaves no trace there; raises OSError if the kernel cannot be asked."""
@@ -152,7 +154,7 @@ class Lock(Ownership):
     def fileno(self) -> int:
         """The descriptor of the held lock, for DaemonContext(files_preserve=[lock]).  Raises NotHeld."""
         if self._sock is None or not self.held:
-            raise NotHeld(self._why_not_held())
+            raise NotHeld(self._why_not_held("give the descriptor of"))
         return self._sock.fileno()
 
     def across_fork(self) -> AcrossFork:

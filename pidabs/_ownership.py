@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LONGEST = 1e9  # seconds; more would overflow somewhere
 _UNDO_TRIES = 16
 
+_local: set[int] = set()
+"""Devices on which a path has been, and that have been looked at."""
+
 
 class Ownership:
     """The part of a Lock that changes hands."""
@@ -42,6 +45,8 @@ class Ownership:
     _ref: ref[Lock]
     _daemons = False
     """Whether it is a daemon's lock even without a mirror, and so wants a high descriptor."""
+    _alone = True
+    """Whether it excludes by its name alone, and so only in one network namespace."""
 
     def __init__(
         self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
@@ -57,6 +62,8 @@ class Ownership:
         self.name, self.address = resolve(name, scope)
         if mirror:
             self._mirror = Mirror(self.name if mirror is True else resolve(os.path.join(os.curdir, mirror))[0])
+        if self._alone and is_path(name):
+            _look_where(self.name)
         self._timeout = _checked(timeout)
         self._owner = 0
         self._task: object = None
@@ -207,11 +214,11 @@ class Ownership:
                         return
                     _descriptors.close(connection)
 
-    def _why_not_held(self) -> str:
+    def _why_not_held(self, doing: str) -> str:
         if self._sock is None:
-            return f"cannot release lock {self.name!r}: it is not held by this object"
+            return f"cannot {doing} lock {self.name!r}: it is not held by this object"
         if _inherit.is_moving(self):
-            return f"cannot release lock {self.name!r}: a fork in `with lock.across_fork()` is moving it to the child"
+            return f"cannot {doing} lock {self.name!r}: a fork in `with lock.across_fork()` is moving it to the child"
         return (
             f"lock {self.name!r} was lost: its descriptor was closed behind our back, as DaemonContext does unless "
             "told files_preserve=[lock], or the process forked without `with lock.across_fork()`"
@@ -249,6 +256,17 @@ def _claim(sock: Socket, hand: list[Socket]) -> bool:
     sock.hand = hand  # first: an exception after it undoes the rest
     del _held.held[sock]
     return True
+
+
+def _look_where(path: str) -> None:
+    status = attempt(os.stat, os.path.dirname(path))
+    if status is not None and status.st_dev not in _local:
+        _local.add(status.st_dev)
+        try:
+            from ._remote import warn_of_other_hosts  # seldom needed, and dispensable: a chroot may have no library
+        except ImportError:
+            return
+        warn_of_other_hosts(path)
 
 
 def _checked(timeout: float | None) -> float | None:

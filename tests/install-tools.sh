@@ -1,7 +1,8 @@
 #!/bin/sh
-# The programs that the tests of the completions, the man page, the companions, the guide and the examples need, where
+# The programs that the tests of the completions, the man page, the companions, the guides and the examples need, where
 # they are missing.
-for program in zsh fish mandoc man shellcheck crontab systemd-analyze start-stop-daemon pgrep ps ss setsid patch gcc; do
+for program in zsh fish mandoc man shellcheck crontab systemd-analyze start-stop-daemon pgrep ps ss setsid flock \
+    unshare patch gcc; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"

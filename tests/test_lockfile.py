@@ -453,7 +453,7 @@ def test_a_refusal_names_the_holder(cls: Any, path: Path) -> None:
         holder.expect("held")
         with pytest.raises(lockfile.AlreadyLocked, match=f"^{path} is already locked by pid {holder.pid} "):
             cls(str(path)).acquire(0)
-        with pytest.raises(lockfile.LockTimeout, match=f"lock for {path} by pid {holder.pid} "):
+        with pytest.raises(lockfile.LockTimeout, match=f"lock for {path}, held by pid {holder.pid} "):
             cls(str(path)).acquire(0.05)
 
 

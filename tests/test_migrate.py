@@ -398,17 +398,6 @@ def test_containers_are_noted_if_there_are_locks(tmp_path: Path) -> None:
     )
 
 
-def test_a_path_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pidabs.cli import _migrate_files
-
-    mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/x / ext4 rw 0 0\nhost:/y /srv/data nfs4 rw 0 0\n/dev/z /srv/data/local xfs rw 0 0\n")
-    monkeypatch.setattr(_migrate_files, "MOUNTS", str(mounts))
-    assert _migrate_files.is_remote("/srv/data/x.lock")
-    for path in "/srv/data/local/x.lock", "/srv/database/x.lock", "/run/x.lock", "srv/data/x":
-        assert not _migrate_files.is_remote(path)
-
-
 def test_without_libcst_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "libcst.py").write_text("raise ImportError\n")
     done = run("migrate", tmp_path, env={"PYTHONPATH": str(tmp_path)})

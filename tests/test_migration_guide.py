@@ -12,23 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pages
 import pytest
+from pages import DOCS, SCRIPT, blocks
 from support import DEADLINE, needs, wait_until
 
 import pidabs
 
-PAGE = (Path(__file__).parent.parent / "docs" / "migration.md").read_text(encoding="utf-8")
-SCRIPT = Path(sys.executable).with_name("pidabs")
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
+PAGE = (DOCS / "migration.md").read_text(encoding="utf-8")
 
 # Whoever adds a block adds its name here, and its test below.
-DAEMON, IMPORTER, INDEX = blocks("python")
-DAEMON_DIFF, IMPORTER_DIFF, INDEX_DIFF = blocks("diff")
+DAEMON, IMPORTER, INDEX = blocks(PAGE, "python")
+DAEMON_DIFF, IMPORTER_DIFF, INDEX_DIFF = blocks(PAGE, "diff")
 (
     FIND,
     UNMODIFIED,
@@ -41,8 +36,8 @@ DAEMON_DIFF, IMPORTER_DIFF, INDEX_DIFF = blocks("diff")
     START_STOP_BEFORE,
     START_STOP_WRAPPED,
     START_STOP_AFTER,
-) = blocks("sh")
-UNIT_BEFORE, UNIT_AFTER = blocks("ini")
+) = blocks(PAGE, "sh")
+UNIT_BEFORE, UNIT_AFTER = blocks(PAGE, "ini")
 
 SOURCES = {"mydaemon": DAEMON, "importer": IMPORTER, "index": INDEX}
 
@@ -55,44 +50,11 @@ def test_there_are_no_other_blocks() -> None:
 
 # What stands for the root directory ---------------------------------------------------------------------------------
 
-DIRECTORIES = ("run", "var/spool", "var/cache", "var/log", "usr/local/bin", "etc/systemd", "etc/init.d", "etc/cron.d")
 
-
-class Root:
+class Root(pages.Root):
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.run = path / "run"
+        super().__init__(path)
         self.started: list[subprocess.Popen[str]] = []
-        for directory in DIRECTORIES:
-            (path / directory).mkdir(parents=True)
-
-    def here(self, text: str) -> str:
-        for directory in DIRECTORIES:
-            text = re.sub(rf"(?<![\w/])/{directory}\b", str(self.path / directory), text)
-        return text.replace("/usr/bin/pidabs", str(SCRIPT))
-
-    def program(self, name: str, text: str) -> Path:
-        """Installed, executable."""
-        path = self.path / "usr/local/bin" / name
-        path.write_text(self.here(text))
-        path.chmod(0o755)
-        return path
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        path = f"{self.path}/usr/local/bin:{SCRIPT.parent}:{SYSTEM_PATH}"
-        return {**os.environ, "PATH": path, "PIDABS_INTEROP": "", "PYTHONSAFEPATH": "1", **variables}
-
-    def shell(self, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", "-c", self.here(text)],
-            cwd=self.path,
-            env=self.environment(**variables),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
 
     def start(self, words: list[object], **variables: str) -> subprocess.Popen[str]:
         """What it prints, errors too, is in its stdout; its stdin stays open until the end of the test."""

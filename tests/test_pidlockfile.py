@@ -529,7 +529,7 @@ def test_a_refusal_names_the_holder(cls: Any, path: Path) -> None:
         with pytest.raises(lockfile.AlreadyLocked, match=f"^{path} is already locked by pid {holder.pid} ") as caught:
             cls(str(path)).acquire()
         assert sys.executable in str(caught.value)
-        with pytest.raises(lockfile.LockTimeout, match=f"lock for {path} by pid {holder.pid} "):
+        with pytest.raises(lockfile.LockTimeout, match=f"lock for {path}, held by pid {holder.pid} "):
             cls(str(path)).acquire(0.05)
         text = str(pickle.loads(pickle.dumps(caught.value)))
         assert str(caught.value) == text

@@ -7,21 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pages import ROOT, blocks
 from support import child, wait_until
 
 import pidabs
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-(SWAP,) = blocks("diff")
-DEMO, TESTS = blocks("sh")
-DAEMON, API = blocks("python")
+(SWAP,) = blocks(README, "diff")
+DEMO, TESTS = blocks(README, "sh")
+DAEMON, API = blocks(README, "python")
 
 
 def test_the_swap_is_two_lines_that_import_the_same_name() -> None:

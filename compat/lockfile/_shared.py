@@ -102,8 +102,10 @@ class Shared(LockBase):
             self._lock, _held[lock.address] = lock, _Hold(lock, self._identity)
         except Timeout as exc:
             if wait:
-                raise LockTimeout(_Reason(f"Timeout waiting to acquire lock for {self.path}", exc)) from exc
-            raise AlreadyLocked(_Reason(f"{self.path} is already locked", exc)) from exc
+                raise LockTimeout(
+                    _Reason(f"Timeout waiting to acquire lock for {self.path}", ", held by", exc)
+                ) from exc
+            raise AlreadyLocked(_Reason(f"{self.path} is already locked", " by", exc)) from exc
         except AlreadyHeld as exc:
             raise AlreadyLocked(f"{self.path} is already locked by this thread, which would wait for itself") from exc
         except (LockError, OSError) as exc:
@@ -157,7 +159,7 @@ class Shared(LockBase):
 
     @contextmanager
     def across_fork(self) -> Iterator[None]:
-        """For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal:
+        """For a daemon that takes its lock before it detaches, so that a refusal still reaches the terminal::
 
             pidfile.acquire()
             with pidfile.across_fork(), DaemonContext(pidfile=pidfile, files_preserve=[pidfile]):
@@ -236,11 +238,12 @@ def _give_back(lock: Lock) -> None:
 class _Reason(str):
     """The original's message; shown, it names the holder: not before, as a look-up leaves an entry in its queue."""
 
+    _joint: str
     _timeout: Timeout
 
-    def __new__(cls, text: str, timeout: Timeout) -> _Reason:
+    def __new__(cls, text: str, joint: str, timeout: Timeout) -> _Reason:
         self = super().__new__(cls, text)
-        self._timeout = timeout
+        self._joint, self._timeout = joint, timeout
         return self
 
     def __str__(self) -> str:
@@ -249,7 +252,7 @@ class _Reason(str):
             holder = self._timeout.holder
         except OSError:
             return text
-        return f"{text} by {holder}" if holder else text
+        return f"{text}{self._joint} {holder}" if holder else text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (str(self),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 
 from .. import LockError, Unsupported
@@ -40,6 +41,7 @@ _REFUSED = {"run": SYSTEM, **dict.fromkeys(("status", "pid", "list", "wait", "si
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `pidabs`: its exit code.  Usage errors raise SystemExit, as argparse does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _complain_of
     try:
         _fill_standard_streams()
         try:
@@ -67,6 +69,10 @@ def _run(words: list[str]) -> int:
     module, _, function = _COMMANDS[parsed.command].partition(":")
     code: int = getattr(import_module(module, __name__), function)(parsed)
     return code
+
+
+def _complain_of(message: Warning | str, *_: object) -> None:
+    complain(message)
 
 
 def _die_of_interrupt() -> int:

@@ -32,11 +32,6 @@ _DEPENDENCY = re.compile(
     rb"^[^#\n]*?(?<![\w./\[-])(filelock|lockfile|python[-_.]daemon)(?![\w./]|-\w)", re.IGNORECASE | re.MULTILINE
 )
 _VOLUME = re.compile(rb"^\s*-?\s*(volumes:|VOLUME\b|network_mode:)", re.MULTILINE)
-_REMOTE = re.compile(
-    r"(nfs|nfs4|cifs|smb3|smbfs|9p|virtiofs|ceph|glusterfs|lustre|beegfs|gpfs|ocfs2|gfs2|afs|fuse(\..*)?)"
-)
-
-MOUNTS = "/proc/self/mounts"
 _EXTRAS = {b"filelock": "filelock", b"lockfile": "daemon"}
 
 
@@ -111,22 +106,6 @@ def volumes(source: bytes) -> Iterator[tuple[int, str]]:
     for match in _VOLUME.finditer(source):
         line = source.count(b"\n", 0, match.start(1)) + 1
         yield line, "a lock that is shared between containers: only those in one network namespace exclude each other"
-
-
-def is_remote(path: str) -> bool:
-    """Whether, on this host, the path is on a file system that other hosts may have mounted."""
-    if not os.path.isabs(path):
-        return False
-    best, kind = "", ""
-    try:
-        with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
-            for line in mounts:
-                _, point, type_, *_ = line.split(" ")
-                if len(point) >= len(best) and os.path.commonpath([path, point]) == point:
-                    best, kind = point, type_
-    except OSError:
-        return False
-    return _REMOTE.fullmatch(kind) is not None
 
 
 class CarriedOver:

@@ -6,6 +6,7 @@ process is for is not written in the code.  Only files that make, or are given, 
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import libcst as cst
 from libcst.helpers import get_full_name_for_node
 from libcst.metadata import PositionProvider, QualifiedNameProvider
 
+from .._remote import file_system
 from ._migrate_names import LOCKS, WITHOUT_INTEROP, is_family, original_of
 
 if TYPE_CHECKING:
@@ -62,11 +64,10 @@ _PRIVATE_NAMES = ("_context", "_acquire", "_release", "_lock_file_fd")
 class Notes(cst.CSTVisitor):
     METADATA_DEPENDENCIES = (PositionProvider, QualifiedNameProvider)
 
-    def __init__(self, note: Note, module: cst.Module, is_remote: Callable[[str], bool]) -> None:
+    def __init__(self, note: Note, module: cst.Module) -> None:
         super().__init__()
         self._note = note
         self._code = module.code_for_node
-        self._is_remote = is_remote
         self._classes: set[str] = set()  # of this file, derived from the originals or ours
         self._inside: list[bool] = []  # of the classes around us, whether they are such
         self._objects: set[str] = set()  # expressions that are locks
@@ -164,7 +165,7 @@ class Notes(cst.CSTVisitor):
             self._say(node, _NETWORK)
         elif literal is None:
             self._say(node, _PATH)
-        elif self._is_remote(literal):
+        elif os.path.isabs(literal) and file_system(literal):
             self._say(node, _NETWORK)
 
     def _called(self, node: cst.Call) -> None:

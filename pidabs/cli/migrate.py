@@ -13,7 +13,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ._codes import DONE, FAILED, UNAVAILABLE
-from ._migrate_files import CarriedOver, Files, dependencies, is_remote, shadowing, volumes
+from ._migrate_files import CarriedOver, Files, dependencies, shadowing, volumes
 from ._migrate_names import MENTIONED
 from ._text import complain, show
 
@@ -93,7 +93,7 @@ def rewritten(path: str, source: bytes, notes: Noted) -> tuple[bytes, bool]:
         wrapper = MetadataWrapper(module)
         through = ThroughDaemon()
         wrapper.visit(through)
-        looked = Notes(note, wrapper.module, is_remote)
+        looked = Notes(note, wrapper.module)
         wrapper.visit(looked)
         imports = Imports(note, module.code.splitlines(), shadowing(path), through.found)
         result = carried.apply(wrapper.visit(imports).bytes)

@@ -1,0 +1,88 @@
+"""docs/theory.md: its pictures are what the script draws, and its steps name functions that exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import pidabs
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_diagrams", DOCS / "make_diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+diagrams: Any = load()
+DRAWN: dict[str, str] = diagrams.draw()
+
+
+def functions(module: str) -> set[str]:
+    """The functions and methods of a module of pidabs, as it is installed."""
+    source = Path(str(pidabs.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
+    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+
+
+def steps_of_page(name: str) -> dict[int, str]:
+    _, _, rest = PAGE.partition(f"<!-- steps: {name} -->\n")
+    table, _, _ = rest.partition("\n\n")
+    return {
+        int(number): function
+        for number, function in re.findall(r"^\| (\d+) \| `(\w+\.\w+)` \| \S", table, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_picture_is_what_the_script_draws(name: str) -> None:
+    assert (DOCS / "diagrams" / name).read_text(encoding="utf-8") == DRAWN[name], "run python docs/make_diagrams.py"
+
+
+def test_no_picture_is_left_over_and_each_is_shown() -> None:
+    assert {path.name for path in (DOCS / "diagrams").iterdir()} == set(DRAWN)
+    assert set(re.findall(r"!\[.+?\]\(diagrams/(.+?)\)", PAGE)) == set(DRAWN)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_picture_can_be_read_by_day_and_by_night(name: str) -> None:
+    """Well-formed, with a background of its own, and with another colour in dark mode for each class that has one."""
+    root = ElementTree.fromstring(DRAWN[name])
+    assert root.find(f"{SVG}title") is not None
+    first = root.find(f"{SVG}rect")
+    assert first is not None
+    assert first.get("class") == "paper"
+    day, _, night = diagrams.STYLE.partition("@media (prefers-color-scheme: dark)")
+    used = {style for element in root.iter() for style in element.get("class", "").split()}
+    for style in used:
+        rule = re.search(rf"\.{style}\b[^{{]*\{{([^}}]*)\}}", day)
+        assert rule is not None, style
+        if "#" in rule[1]:
+            assert re.search(rf"\.{style}\b", night), style
+
+
+@pytest.mark.parametrize("name", diagrams.SEQUENCES)
+def test_the_page_names_the_functions_that_the_picture_shows(name: str) -> None:
+    steps = diagrams.SEQUENCES[name].steps
+    drawn = {number: step.does for number, step in enumerate(steps, 1) if step.does}
+    assert steps_of_page(name) == drawn
+    assert len(drawn) > 2
+
+
+@pytest.mark.parametrize("function", sorted(set(re.findall(r"`(_[a-z]+\.\w+)`", PAGE))))
+def test_functions_that_the_page_names_exist(function: str) -> None:
+    module, name = function.split(".")
+    assert name in functions(module), function
