@@ -51,6 +51,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     ROOT / "README.md": "overview.md",
     ROOT / "CHANGELOG.md": "changelog.md",
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "RELEASING.md": "releasing.md",
+    ROOT / "SECURITY.md": "security.md",
     ROOT / "examples": "examples.md",
     ROOT / "examples" / "README.md": "examples.md",
 }

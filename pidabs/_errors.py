@@ -28,8 +28,8 @@ class Timeout(LockError, TimeoutError):
         self, name: str, waited: float = 0.0, holder: Holder | Callable[[], Holder | None] | None = None
     ) -> None:
         super().__init__(name)
-        self.name = name
-        self.waited = waited
+        self.name: str = name
+        self.waited: float = waited
         self._holder = holder
 
     @property

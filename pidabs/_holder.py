@@ -46,9 +46,9 @@ class Holder:
     __slots__ = ("_identity", "_pidfd", "gid", "pid", "uid")
 
     def __init__(self, pid: int | None, uid: int | None, gid: int | None, *, pidfd: int | None = None) -> None:
-        self.pid = pid or None
-        self.uid = uid
-        self.gid = gid
+        self.pid: int | None = pid or None
+        self.uid: int | None = uid
+        self.gid: int | None = gid
         self._pidfd = pidfd
         self._identity = None if pidfd is None else _linux.file_identity(pidfd)
 

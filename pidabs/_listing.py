@@ -17,12 +17,12 @@ class LockInfo:
     __slots__ = ("address", "inode", "name", "scope", "uid", "waiters")
 
     def __init__(self, name: str, scope: str | None, uid: int | None, inode: int, waiters: int, address: bytes) -> None:
-        self.name = name
-        self.scope = scope
-        self.uid = uid
-        self.inode = inode
-        self.waiters = waiters
-        self.address = address
+        self.name: str = name
+        self.scope: str | None = scope
+        self.uid: int | None = uid
+        self.inode: int = inode
+        self.waiters: int = waiters
+        self.address: bytes = address
 
     def holder(self) -> Holder | None:
         """Who holds it now; see `pidabs.holder`."""

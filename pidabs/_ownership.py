@@ -40,6 +40,8 @@ class Ownership:
 
     __slots__ = ("__weakref__", "_mirror", "_owner", "_ref", "_sock", "_task", "_timeout", "address", "name")
 
+    name: str
+    address: bytes
     _ref: ref[Lock]
     _daemons = False
     """Whether it is a daemon's lock even without a mirror, and so wants a high descriptor."""

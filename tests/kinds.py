@@ -68,6 +68,8 @@ class PidFile:
 
 
 class TimeoutPidFile(PidFile):
+    lock: TimeoutPIDLockFile
+
     def __init__(self, path: str, mirror: bool = True) -> None:
         self.path, self.mirrored = path, mirror
         self.lock = TimeoutPIDLockFile(path, mirror=mirror)
@@ -77,7 +79,7 @@ class TimeoutPidFile(PidFile):
         self.lock.acquire()
 
 
-class _LockFile(LockFile):  # type: ignore[misc,valid-type]
+class _LockFile(LockFile):
     """Under the name that the other kinds have, and with their mirror."""
 
     def __init__(self, path: str, mirror: bool) -> None:

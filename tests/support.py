@@ -60,7 +60,8 @@ def must_block(function: Callable[[], T]) -> Callable[[], T]:
         ok, value = result[0]
         if not ok:
             raise value
-        return value
+        returned: T = value
+        return returned
 
     return finish
 

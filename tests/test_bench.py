@@ -1,7 +1,12 @@
-"""docs/performance.md says what docs/bench/results.json says.  That the benchmark runs is shown by `tox -e bench`."""
+"""docs/performance.md and the plots say what docs/bench/results.json says.
+
+That the benchmark runs is shown by `tox -e bench`.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +27,23 @@ def test_tables_are_made_of_the_results() -> None:
     command = [sys.executable, "-c", FILLED_AGAIN]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+def test_plots_are_made_of_the_results(tmp_path: Path) -> None:
+    """Every word and number in them; where a line goes is matplotlib's business."""
+    plots = sorted((ROOT / "docs" / "bench").glob("*.svg"))
+    shutil.copy(ROOT / "docs" / "bench" / "results.json", tmp_path)
+    command = [sys.executable, "-m", "bench", "--render", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    assert [path.name for path in plots] == sorted(path.name for path in tmp_path.glob("*.svg"))
+    for plot in plots:
+        assert words_of(plot) == words_of(tmp_path / plot.name), plot
+
+
+def words_of(plot: Path) -> list[str]:
+    words = re.findall(r"<text [^>]*>([^<]*)</text>", plot.read_text(encoding="utf-8"))
+    assert words
+    return words
 
 
 def test_results_are_of_a_whole_run() -> None:

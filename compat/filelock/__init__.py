@@ -37,6 +37,7 @@ from ._hold import Hold, checked
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TypeAlias
 
     # For type checkers our classes are subclasses of filelock's, and its other names are all here.
     from filelock import (  # isort: skip
@@ -272,13 +273,13 @@ class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
         self.lock.__exit__(kind, exc, trace)
 
 
+FileLock: TypeAlias = UnixFileLock
 if SUPPORTED:
     os.register_at_fork(after_in_child=_open_gate)
     _original.UnixFileLock.register(UnixFileLock)
-    FileLock = UnixFileLock
-else:
-    UnixFileLock = _original.UnixFileLock  # type: ignore[misc,assignment]
-    FileLock = _original.FileLock  # type: ignore[misc,assignment]
+elif not TYPE_CHECKING:
+    UnixFileLock = _original.UnixFileLock
+    FileLock = _original.FileLock
 
 __all__: list[str] = []
 __all__ += _original.__all__  # of whatever version is installed

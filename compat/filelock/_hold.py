@@ -44,14 +44,20 @@ class Hold:
         "where",
     )
 
+    timeout: float
+    blocking: bool
+    interval: float
+    wait: float | None
+
     def __init__(self, thread: Thread | None, *defaults: Any) -> None:
         self.learn(*defaults)
-        self.thread = thread
-        self.count = 0
-        self.gate = RLock() if thread is None else None  # one thread at a time takes or drops a shared lock
+        self.thread: Thread | None = thread
+        self.count: int = 0
+        # One thread at a time takes or drops a shared lock.
+        self.gate: RLock | None = RLock() if thread is None else None
         self.turns: Any = None  # the same among tasks
-        self.busy = ""  # which of the two; a signal handler gets through the gate
-        self.logs = False  # whether it is logged, as `acquire` found
+        self.busy: str = ""  # which of the two; a signal handler gets through the gate
+        self.logs: bool = False  # whether it is logged, as `acquire` found
         self.lock: Lock | None = None
         self.where: tuple[object, ...] = ()  # the directory, when `lock` got its name
 

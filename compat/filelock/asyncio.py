@@ -25,6 +25,7 @@ from ._hold import Hold, checked
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import TypeAlias
 
     from filelock import AsyncAcquireReturnProxy as AsyncAcquireReturnProxy
     from filelock import AsyncSoftFileLock as AsyncSoftFileLock
@@ -270,14 +271,14 @@ class _AsyncProxy(AsyncAcquireReturnProxy):
         await self.lock.__aexit__(kind, exc, trace)
 
 
+AsyncFileLock: TypeAlias = AsyncUnixFileLock
 if SUPPORTED:
     UnixFileLock.register(AsyncUnixFileLock)
     if hasattr(_original, "AsyncUnixFileLock"):
         _original.AsyncUnixFileLock.register(AsyncUnixFileLock)
-    AsyncFileLock = AsyncUnixFileLock
-else:
-    AsyncUnixFileLock = _original.AsyncUnixFileLock  # type: ignore[misc,assignment]
-    AsyncFileLock = _original.AsyncFileLock  # type: ignore[misc,assignment]
+elif not TYPE_CHECKING:
+    AsyncUnixFileLock = _original.AsyncUnixFileLock
+    AsyncFileLock = _original.AsyncFileLock
 
 
 def __getattr__(name: str) -> Any:

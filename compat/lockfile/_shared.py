@@ -11,9 +11,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lockfile import AlreadyLocked, LockBase, LockFailed, LockTimeout, NotLocked, NotMyLock
+from lockfile import AlreadyLocked, LockFailed, LockTimeout, NotLocked, NotMyLock
 
 from pidabs import AlreadyHeld, Lock, LockError, NotHeld, Timeout
 
@@ -27,11 +27,30 @@ _held: dict[bytes, _Hold] = {}
 """What this process holds, by address.  After a fork the locks say themselves that they are not held."""
 
 
+if TYPE_CHECKING:
+
+    class LockBase:
+        """lockfile's, which has no types."""
+
+        path: str
+        lock_file: str
+        unique_name: str
+        hostname: str
+        pid: int
+        tname: str
+        timeout: float | None
+
+        def __init__(self, path: Any, threaded: bool = True, timeout: float | None = None) -> None: ...
+        def __enter__(self) -> Any: ...
+        def __exit__(self, *_exc: object) -> None: ...
+
+else:
+    from lockfile import LockBase
+
+
 class Shared(LockBase):
     """A lock of the kernel's under lockfile's methods."""
 
-    path: str
-    timeout: float | None
     _lock: Lock
 
     # What the classes differ in -------------------------------------------------------------------------------------
@@ -171,9 +190,6 @@ class NamedByLockFile(Shared):
     Held by one thread, which is the one that made the object, or by the whole process, if not `threaded`; to acquire
     it again does nothing, and to release it once is enough.
     """
-
-    lock_file: str
-    unique_name: str
 
     def __init__(self, path: Any, threaded: bool = True, timeout: float | None = None) -> None:
         super().__init__(path, threaded, timeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lockfile import AlreadyLocked, LockBase, LockFailed, LockTimeout, NotLocked, NotMyLock
 from lockfile import linklockfile as _original
 
@@ -11,11 +13,17 @@ from ._shared import NamedByLockFile
 __all__ = ["AlreadyLocked", "LinkLockFile", "LockBase", "LockFailed", "LockTimeout", "NotLocked", "NotMyLock"]
 
 
-class LinkLockFile(NamedByLockFile, _original.LinkLockFile):
+if TYPE_CHECKING:
+    _Original = object  # lockfile has no types; Shared says what is there
+else:
+    _Original = _original.LinkLockFile
+
+
+class LinkLockFile(NamedByLockFile, _Original):
     """The lock of `path + ".lock"`, without a file."""
 
     _kind = _original.LinkLockFile
 
 
-if not SUPPORTED:
-    LinkLockFile = _original.LinkLockFile  # type: ignore[misc]
+if not SUPPORTED and not TYPE_CHECKING:
+    LinkLockFile = _original.LinkLockFile

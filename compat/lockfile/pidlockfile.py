@@ -10,7 +10,7 @@ object that is dropped does not drop it.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockfile import AlreadyLocked, LockBase, LockFailed, LockTimeout, NotLocked, NotMyLock
 from lockfile import pidlockfile as _original
@@ -35,7 +35,13 @@ __all__ = [
 ]
 
 
-class PIDLockFile(Shared, _original.PIDLockFile):
+if TYPE_CHECKING:
+    _Original = object  # lockfile has no types; Shared says what is there
+else:
+    _Original = _original.PIDLockFile
+
+
+class PIDLockFile(Shared, _Original):
     """A lock named by the path of its PID file, which is a mirror: written for people and tools, never read.
 
     `threaded` is ignored, as in the original; `timeout` is the default of `acquire`.  `mirror=False` writes no file.
@@ -113,5 +119,5 @@ def _remove_stale(path: str) -> None:
         os.close(fd)
 
 
-if not SUPPORTED:
-    PIDLockFile = _original.PIDLockFile  # type: ignore[misc]
+if not SUPPORTED and not TYPE_CHECKING:
+    PIDLockFile = _original.PIDLockFile

@@ -5,7 +5,7 @@ So the original excludes no other process; ours does, and has no database.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockfile import AlreadyLocked, LockBase, LockTimeout, NotLocked, NotMyLock
 from lockfile import sqlitelockfile as _original
@@ -16,7 +16,13 @@ from ._shared import NamedByLockFile
 __all__ = ["AlreadyLocked", "LockBase", "LockTimeout", "NotLocked", "NotMyLock", "SQLiteLockFile"]
 
 
-class SQLiteLockFile(NamedByLockFile, _original.SQLiteLockFile):
+if TYPE_CHECKING:
+    _Original = object  # lockfile has no types; Shared says what is there
+else:
+    _Original = _original.SQLiteLockFile
+
+
+class SQLiteLockFile(NamedByLockFile, _Original):
     """The lock of `path + ".lock"`, without a database: `connection` and `testdb` are not there."""
 
     _kind = _original.SQLiteLockFile
@@ -26,5 +32,5 @@ class SQLiteLockFile(NamedByLockFile, _original.SQLiteLockFile):
         self._start(self.lock_file)
 
 
-if not SUPPORTED:
-    SQLiteLockFile = _original.SQLiteLockFile  # type: ignore[misc]
+if not SUPPORTED and not TYPE_CHECKING:
+    SQLiteLockFile = _original.SQLiteLockFile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lockfile import AlreadyLocked, LockBase, LockTimeout, NotLocked, NotMyLock
 from lockfile import symlinklockfile as _original
 
@@ -11,11 +13,17 @@ from ._shared import NamedByLockFile
 __all__ = ["AlreadyLocked", "LockBase", "LockTimeout", "NotLocked", "NotMyLock", "SymlinkLockFile"]
 
 
-class SymlinkLockFile(NamedByLockFile, _original.SymlinkLockFile):
+if TYPE_CHECKING:
+    _Original = object  # lockfile has no types; Shared says what is there
+else:
+    _Original = _original.SymlinkLockFile
+
+
+class SymlinkLockFile(NamedByLockFile, _Original):
     """The lock of `path + ".lock"`, without a file."""
 
     _kind = _original.SymlinkLockFile
 
 
-if not SUPPORTED:
-    SymlinkLockFile = _original.SymlinkLockFile  # type: ignore[misc]
+if not SUPPORTED and not TYPE_CHECKING:
+    SymlinkLockFile = _original.SymlinkLockFile

@@ -71,7 +71,7 @@ def _run(words: list[str]) -> int:
     return code
 
 
-def _complain_of(message: Warning | str, *_: object) -> None:
+def _complain_of(message: Warning | str, *_: object, **__: object) -> None:
     complain(message)
 
 

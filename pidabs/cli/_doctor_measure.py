@@ -51,10 +51,10 @@ class Measured:
     """The times of one case, in milliseconds; none of them, and the `reason`, where it could not be measured."""
 
     def __init__(self, case: str, title: str, times: list[float], reason: str = "") -> None:
-        self.case = case
-        self.title = title
-        self.times = sorted(times)
-        self.reason = reason
+        self.case: str = case
+        self.title: str = title
+        self.times: list[float] = sorted(times)
+        self.reason: str = reason
 
     def quantile(self, part: float) -> float:
         """The smallest time that is not shorter than this part of all."""

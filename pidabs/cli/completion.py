@@ -79,10 +79,10 @@ class Split:
     def __init__(self, line: str, breaks: str) -> None:
         self.words: list[str] = []
         self.starts: list[int] = []
-        self.current = ""
-        self.quote = ""
-        self.replaced = 0
-        self.understood = True
+        self.current: str = ""
+        self.quote: str = ""
+        self.replaced: int = 0
+        self.understood: bool = True
         inside = False
         characters = iter(enumerate(line))
         for index, character in characters:

@@ -96,7 +96,7 @@ class Report:
         self.measured: list[Measured] = []
         system = platform.uname()
         python = f"{platform.python_implementation()} {platform.python_version()}"
-        self.host = f"{system.system} {system.release}, {system.machine}, {os.cpu_count()} CPUs, {python}"
+        self.host: str = f"{system.system} {system.release}, {system.machine}, {os.cpu_count()} CPUs, {python}"
         self._say(f"pidabs {_version() or '(not installed)'}, {self.host}\n")
 
     @property
