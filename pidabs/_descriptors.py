@@ -44,7 +44,6 @@ _NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
 # Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
 _CONTROL_SPACE = 24
 _MAX_SCANNED = 65536
-_SWEEP_TRIES = 16
 
 FRESH, LISTENER, CONNECTION = range(3)
 
@@ -146,8 +145,10 @@ def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Sock
                     try:
                         _arriving.extend(map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
                         passed.append(_adopt(hand))
-                    except OSError:
-                        os.close(fd)
+                    except OSError as exc:
+                        if exc.errno is None:  # a signal handler's
+                            raise
+                        os.close(fd)  # no socket
     return data, passed, flags
 
 
@@ -224,17 +225,34 @@ def sweep(address: bytes, hand: object) -> None:
     """After an exception that may have struck anywhere: close what came in this hand, and what nobody knows.
 
     A signal handler can raise between a system call's return and the assignment of its result; then the number of an
-    accepted connection or a granted listener is lost, and with it a waiter or the lock.  Another exception on the way
-    does not stop the sweep: the first is on its way to the caller already.
+    accepted connection or a granted listener is lost, and with it a waiter or the lock.  Can be interrupted and done
+    again.
     """
-    for _ in range(_SWEEP_TRIES):
-        try:
-            release_guard()
-            with guard:
-                _sweep(address, hand)
-            return
-        except BaseException:
-            continue
+    release_guard()
+    with guard:
+        _put_back()
+        for sock in _arriving:
+            sock.close()
+        _arriving.clear()
+        for sock in _known_sockets():
+            if sock.hand is hand:
+                abandon(sock)
+        numbers = {sock.fileno() for sock in _known_sockets()}
+        for fd in _open_descriptors():
+            if fd in numbers:
+                continue
+            try:
+                if os.get_inheritable(fd):  # not ours, which are close-on-exec: a listener that we were started with
+                    continue
+                # Straight from C into the list: an exception must never find this object on the stack and close a file
+                # that is not ours with it.  The type is spelled out, else socket.setdefaulttimeout() would change it.
+                _inspected.extend(map(socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
+                if is_unix_stream(_inspected[-1]) and address in _names(_inspected[-1]):
+                    _inspected[-1].close()
+            except OSError as exc:
+                if exc.errno is None:  # a signal handler's
+                    raise
+            _put_back()
 
 
 def release_guard() -> None:
@@ -244,31 +262,6 @@ def release_guard() -> None:
             guard.release()
     except RuntimeError:
         pass
-
-
-def _sweep(address: bytes, hand: object) -> None:
-    _put_back()
-    for sock in _arriving:
-        sock.close()
-    _arriving.clear()
-    for sock in _known_sockets():
-        if sock.hand is hand:
-            abandon(sock)
-    numbers = {sock.fileno() for sock in _known_sockets()}
-    for fd in _open_descriptors():
-        if fd in numbers:
-            continue
-        try:
-            if os.get_inheritable(fd):  # not ours, which are close-on-exec: a listener that we were started with
-                continue
-            # Straight from C into the list: an exception must never find this object on the stack and close, with it,
-            # a file that is not ours.  The type is spelled out, else socket.setdefaulttimeout() would change the file.
-            _inspected.extend(map(socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
-            if is_unix_stream(_inspected[-1]) and address in _names(_inspected[-1]):
-                _inspected[-1].close()
-        except OSError:
-            pass
-        _put_back()
 
 
 def _known_sockets() -> list[Socket]:
@@ -284,14 +277,11 @@ def _put_back() -> None:
 
 def _names(sock: socket) -> tuple[object, object]:
     """Its own name, which accepted connections and listeners have, and its peer's, which a waiting connection has."""
-    try:
-        return sock.getsockname(), sock.getpeername()
-    except OSError:
-        return sock.getsockname(), None
+    return sock.getsockname(), attempt(sock.getpeername)
 
 
 def _open_descriptors() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:  # no /proc, or no descriptor left to read it with
+    listed = attempt(os.listdir, "/proc/self/fd")
+    if listed is None:  # no /proc, or no descriptor left to read it with
         return list(range(min(os.sysconf("SC_OPEN_MAX"), _MAX_SCANNED)))
+    return [int(name) for name in listed]

@@ -116,6 +116,7 @@ class Mirror:
         if self.fd < 0:
             return
         open_still = is_file(self.fd, self._identity)
+        left: OSError | None = None
         try:
             if self._text == b"%d\n" % os.getpid() and self._is_in_place(open_still):
                 os.unlink(self.path)
@@ -125,9 +126,11 @@ class Mirror:
             if exc.errno not in (errno.ENOENT, errno.EISDIR):  # taken away, or replaced, since we looked
                 if open_still:  # so that nobody is led to signal our pid
                     attempt(os.ftruncate, self.fd, 0)  # refused if it was opened by `relock`, and not for writing
-                warn(f"PID file {self.path!r} was left behind: {exc}", RuntimeWarning, stacklevel=3)
+                left = exc
         _close(self.fd, self._identity, open_still)
         self.fd = -1
+        if left is not None:  # last: a warning can be an error
+            warn(f"PID file {self.path!r} was left behind: {left}", RuntimeWarning, stacklevel=3)
 
     def forget(self) -> None:
         """Close our copy; the file stays."""

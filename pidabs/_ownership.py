@@ -174,10 +174,11 @@ class Ownership:
                 raise MirrorError(f"cannot acquire lock {self.name!r}: {reason}") from exc
 
     def _undo(self, hand: list[Socket], released: Socket | None = None) -> None:
-        """After an exception anywhere in acquire or release: hold nothing.  A second exception does not stop it.
+        """After an exception anywhere in acquire or release: hold nothing.  A second one is raised when that is done.
 
         What it made came in `hand`.  What another thread acquired or releases through this object is that thread's.
         """
+        second: BaseException | None = None
         for _ in range(_UNDO_TRIES):
             try:
                 sock = released or self._sock
@@ -192,9 +193,11 @@ class Ownership:
                         self._mirror.remove()
                     _descriptors.abandon(sock)
                 _descriptors.sweep(self.address, hand)
-                return
-            except BaseException:
-                continue
+                break
+            except BaseException as exc:
+                second = exc
+        if second is not None:
+            raise second
 
     def _drop_dead(self) -> None:
         """Drop the dead entries at the head of our queue.

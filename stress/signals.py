@@ -53,18 +53,21 @@ def _every_line(kind: str, directory: Path, trouble: list[str]) -> int:
         for exception in injection.Injected, injection.InjectedTimeout:
             nth = 1
             scenario = _prepare(make, directory, kind)
-            while True:
-                try:
-                    if not injection.traced(scenario, nth, "line", exception):
-                        break
-                except (Exception, injection.Injected) as exc:
-                    what = traceback.format_exception_only(exc)[-1].strip()
-                    trouble.append(f"held or free: {kind}, {make.__name__}, {exception.__name__}, line {nth}: {what}")
-                    scenario.close()
-                    scenario = _prepare(make, directory, kind)
-                raised += 1
-                nth += 1
-            scenario.close()
+            try:
+                while True:
+                    try:
+                        if not injection.traced(scenario, nth, "line", exception):
+                            break
+                    except (Exception, injection.Injected) as exc:
+                        what = traceback.format_exception_only(exc)[-1].strip()
+                        place = f"{kind}, {make.__name__}, {exception.__name__}, line {nth}"
+                        trouble.append(f"held or free: {place}: {what}")
+                        scenario.close()
+                        scenario = _prepare(make, directory, kind)
+                    raised += 1
+                    nth += 1
+            finally:
+                scenario.close()  # it has a thread, which would outlive a SIGTERM
     return raised
 
 

@@ -221,6 +221,30 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
         sys.settrace(previous)
 
 
+def test_second_exception_is_raised_when_all_is_tidied_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Ctrl-C is pressed while an alarm's exception is on its way."""
+    sweep = _descriptors.sweep
+    before = open_descriptors()
+    lock = pidabs.Lock(name)
+
+    def interrupted(*arguments: Any) -> None:
+        patch.setattr(_descriptors, "sweep", sweep)
+        raise KeyboardInterrupt
+
+    def alarmed(*arguments: Any) -> None:
+        raise TimeoutError("alarm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_descriptors, "sweep", interrupted)
+        patch.setattr(_queue, "bind", alarmed)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            lock.acquire()
+    assert str(caught.value.__context__) == "alarm"
+    assert open_descriptors() == before
+    with lock:
+        assert lock.held
+
+
 # Real signals ---------------------------------------------------------------------------------------------------------
 
 
