@@ -120,9 +120,12 @@ def lift(sock: Socket) -> None:
         low = sock.fileno()
         high = attempt(fcntl, low, F_DUPFD_CLOEXEC, HIGH)
         if high is not None:
+            # Known by both numbers in between: else a sweep closes what it takes for nobody's, and the Socket, when it
+            # is collected, closes the number again.  Whatever an exception leaves open the sweep finds.
+            known[high] = known[low]
             Socket.__init__(sock, AF_UNIX, _NONBLOCKING_STREAM, 0, high)
-            known[high] = known.pop(low)
-            os.close(low)  # what an exception above leaves open, the sweep finds
+            del known[low]
+            os.close(low)
 
 
 def say(conn: Socket, byte: bytes) -> bool:

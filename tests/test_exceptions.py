@@ -49,7 +49,7 @@ from injection import (
 from support import DEADLINE, Child, child, must_block, open_descriptors, wait_until
 
 import pidabs
-from pidabs import _descriptors, _lock, _ownership, _queue
+from pidabs import _descriptors, _inherit, _lock, _ownership, _queue
 
 pytestmark = [
     # A socket that an exception drops on its way into a variable closes itself, which Python remarks upon; and an
@@ -243,6 +243,43 @@ def test_second_exception_is_raised_when_all_is_tidied_up(name: str, monkeypatch
     assert open_descriptors() == before
     with lock:
         assert lock.held
+
+
+class Interrupting(dict[int, Any]):
+    """Raises once, just after an entry has been taken out."""
+
+    armed = True
+
+    def _interrupt(self) -> None:
+        if self.armed:
+            self.armed = False
+            raise Injected
+
+    def pop(self, *arguments: Any) -> Any:
+        popped = super().pop(*arguments)
+        self._interrupt()
+        return popped
+
+    def __delitem__(self, number: int) -> None:
+        super().__delitem__(number)
+        self._interrupt()
+
+
+def test_listener_that_is_getting_its_high_number_is_closed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed by the sweep, and not again when the exception is dropped: by then the number is the next listener's."""
+    known = Interrupting(_descriptors.known)
+    monkeypatch.setattr(_descriptors, "known", known)
+    monkeypatch.setattr(_inherit, "known", known)
+    lock = pidabs.Lock(tmp_path / "x.pid", mirror=True)
+    with pytest.raises(Injected) as caught:
+        lock.acquire()
+    lock.acquire(0)
+    del caught
+    gc.collect()
+    assert lock.held
+    lock.release()
 
 
 # Real signals ---------------------------------------------------------------------------------------------------------
