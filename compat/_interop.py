@@ -109,7 +109,6 @@ class InteropLock(Lock):
     """A Lock that takes a file, too."""
 
     file: Any = None
-    _daemons = True
     _alone = False
 
     def __init__(self, name: str, make_file: Callable[[str], Any]) -> None:

@@ -43,10 +43,8 @@ class Ownership:
     name: str
     address: bytes
     _ref: ref[Lock]
-    _daemons = False
-    """Whether it is a daemon's lock even without a mirror, and so wants a high descriptor."""
     _alone = True
-    """Whether it excludes by its name alone, and so only in one network namespace."""
+    """Whether it excludes by its name alone, and so only in one network namespace; with interop a file does, too."""
 
     def __init__(
         self, name: Name, timeout: float | None, mirror: bool | str | os.PathLike[str], scope: str | None
@@ -156,7 +154,7 @@ class Ownership:
         lost = self._sock  # while we waited: who releases leaves None
         if lost is not None and _held.held.pop(lost, None) is not None:
             _descriptors.abandon(lost)
-        if self._mirror is not None or self._daemons:
+        if self._mirror is not None or not self._alone:  # a daemon's, it may be
             _descriptors.lift(sock)
         self._owner = get_ident()
         self._task = task

@@ -19,7 +19,9 @@ _BETWEEN = ("pidabs", "daemon", "filelock", "lockfile")
 
 
 def file_system(path: str) -> str | None:
-    """The kind of file system on which this absolute path is, if other hosts may have mounted it."""
+    """The kind of file system on which this path is, if it is absolute and other hosts may have mounted that."""
+    if not os.path.isabs(path):
+        return None
     best, kind = "", ""
     try:
         with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:

@@ -29,6 +29,7 @@ fuse-overlayfs /home/me/image fuse.fuse-overlayfs rw 0 0
         ("/home/me/host/x.lock", "fuse.sshfs"),
         ("/home/me/image/x.lock", None),
         ("/run/x.lock", None),
+        ("srv/data/x", None),
     ],
 )
 def test_file_system(path: str, expected: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

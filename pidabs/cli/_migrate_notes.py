@@ -6,7 +6,6 @@ process is for is not written in the code.  Only files that make, or are given, 
 
 from __future__ import annotations
 
-import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING
@@ -165,7 +164,7 @@ class Notes(cst.CSTVisitor):
             self._say(node, _NETWORK)
         elif literal is None:
             self._say(node, _PATH)
-        elif os.path.isabs(literal) and file_system(literal):
+        elif file_system(literal):
             self._say(node, _NETWORK)
 
     def _called(self, node: cst.Call) -> None:
