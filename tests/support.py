@@ -75,9 +75,19 @@ class Child:
 
     PREAMBLE = textwrap.dedent(
         r"""
-        import os, sys
+        import os, select, sys
         def say(*words): os.write(1, (" ".join(map(str, words)) + "\n").encode())  # by signal handlers, too
-        def listen(): return sys.stdin.readline().strip()
+        def listen():
+            line = b""
+            while not line.endswith(b"\n"):
+                # Never asleep for long: a signal that comes just before a read(2) is handled only when that is over.
+                while not select.select([sys.stdin], [], [], 0.05)[0]:
+                    pass
+                byte = os.read(sys.stdin.fileno(), 1)
+                if not byte:
+                    break
+                line += byte
+            return line.decode().strip()
         """
     )
 
