@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from .floor import ProtocolAndFile
 from .machine import two_cpus
 from .peers import (
     FLOCK,
@@ -20,6 +21,7 @@ from .peers import (
     OUR_FILE_LOCK,
     OUR_PID_LOCK_FILE,
     PEERS,
+    PROTOCOL,
     Make,
     Mutex,
     OpenedFlock,
@@ -31,6 +33,7 @@ from .session import Session, take_turns
 
 NAME = "uncontended"
 FLOOR = "bare system calls"
+FLOOR_WITH_FILE = f"{PROTOCOL.name}, PID file"
 WARM_UP = 5
 BATCH = 0.001
 """Seconds, at the most."""
@@ -42,6 +45,7 @@ def measure(session: Session) -> None:
     kept: dict[str, Callable[[], list[float]]] = {FLOOR: partial(timed, _bare, count)}
     for peer in session.present(PEERS):
         kept[peer.name] = partial(timed, partial(repeat, session.make(peer)(session.path())), count)
+    kept[FLOOR_WITH_FILE] = partial(timed, partial(repeat, ProtocolAndFile(session.path())), count)
     kept["flock(2), opened each time"] = partial(timed, partial(repeat, OpenedFlock(session.path())), count)
     if session.present([LOCK]):
         kept[f"{LOCK.name}, mirror"] = partial(timed, partial(repeat, lock(mirror=True)(session.path())), count)

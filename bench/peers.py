@@ -16,7 +16,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distributions
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol as Interface
+
+from .floor import Protocol
 
 OLD_FILELOCK = "3.13.4"
 _OLD_FILELOCK_AT = os.path.join(sys.prefix, "share", f"bench-filelock-{OLD_FILELOCK}")
@@ -25,7 +28,7 @@ _PATIENCE = 1.0
 """Seconds of one try of lockfile's PIDLockFile.  It polls ten times in it, so as often as lockfile's others do."""
 
 
-class Mutex(Protocol):
+class Mutex(Interface):
     def acquire(self) -> object: ...
     def release(self) -> object: ...
 
@@ -241,6 +244,8 @@ OUR_PID_LOCK_FILE = Peer(
 )
 FLOCK = Peer("flock(2)", "", "import fcntl", lambda: Flock, "in the kernel")
 OFD = Peer("OFD lock", "", "import fcntl", lambda: OpenFileDescriptionLock, "in the kernel")
+PROTOCOL = Peer("bare protocol", "", "import _socket", lambda: Protocol, "in the queue")
+"""No lock to use: the floor of ours."""
 FILE_LOCK = Peer("filelock", "filelock", "import filelock", _file_lock, "polls, 50 ms", 0.05)
 OLD_FILE_LOCK = Peer(f"filelock {OLD_FILELOCK[:4]}", "", "import filelock", _old_file_lock, "polls, 50 ms", 0.05)
 PID_LOCK_FILE = Peer(
@@ -258,8 +263,8 @@ ZC_LOCKFILE = Peer("zc.lockfile", "zc.lockfile", "import zc.lockfile", _zc_lockf
 PID = Peer("pid", "pid", "import pid", _pid, "")
 
 PEERS = (
-    LOCK, OUR_FILE_LOCK, OUR_PID_LOCK_FILE, FLOCK, OFD, FILE_LOCK, OLD_FILE_LOCK, PID_LOCK_FILE, LINK_LOCK_FILE,
-    FASTENERS, PORTALOCKER, OSLO, ZC_LOCKFILE, PID,
+    LOCK, OUR_FILE_LOCK, OUR_PID_LOCK_FILE, PROTOCOL, FLOCK, OFD, FILE_LOCK, OLD_FILE_LOCK, PID_LOCK_FILE,
+    LINK_LOCK_FILE, FASTENERS, PORTALOCKER, OSLO, ZC_LOCKFILE, PID,
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """SVG by matplotlib: dark on white, whatever the page around it is, so that they can be read in dark mode, too.
 
-pidabs is blue, what the kernel has is grey, all others, which poll or cannot wait, are orange.
+pidabs is blue, what the kernel has, and the bare protocol, is grey, all others, which poll or cannot wait, are orange.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import measure_handoff as handoff
 from . import measure_start as start
 from . import measure_uncontended as uncontended
 from .figures import Figure, short
-from .peers import FASTENERS, FILE_LOCK, FLOCK, LINK_LOCK_FILE, LOCK, OFD, OUR_FILE_LOCK, PORTALOCKER
+from .peers import FASTENERS, FILE_LOCK, FLOCK, LINK_LOCK_FILE, LOCK, OFD, OUR_FILE_LOCK, PORTALOCKER, PROTOCOL
 
 OURS, KERNEL, OTHERS = "#1f5fbf", "#5a5f66", "#d9771a"
 _STYLE: Any = {
@@ -80,7 +80,9 @@ def _svg(canvas: Canvas) -> bytes:
 def _colour(subject: str) -> str:
     if subject.startswith("pidabs"):
         return OURS
-    return KERNEL if subject in (uncontended.FLOOR, FLOCK.name, OFD.name) or "flock(2)" in subject else OTHERS
+    if subject.startswith((uncontended.FLOOR, PROTOCOL.name, FLOCK.name, OFD.name)):
+        return KERNEL
+    return OTHERS
 
 
 def _time(us: float) -> str:
@@ -175,7 +177,7 @@ def _uncontended(found: list[Figure]) -> Canvas:
 
 
 def _imports(found: list[Figure]) -> Canvas:
-    found = [each for each in found if each.case == start.OVER and each.subject not in (FLOCK.name, OFD.name)]
+    found = [each for each in found if each.case == start.OVER and _colour(each.subject) != KERNEL]
     found = sorted(found, key=lambda each: each.median, reverse=True)
     canvas = Canvas(figsize=(8.4, 0.3 * len(found) + 1.3), layout="constrained")
     axes = canvas.add_subplot()

@@ -29,13 +29,14 @@ def fill(text: str, results: Results, figures: list[Figure]) -> str:
 
 
 def goal_table(reached: list[Goal]) -> list[str]:
-    lines = ["| | goal | measured | quartiles | |", "|---|---|---|---|---|"]
+    lines = ["| | goal | measured | quartiles | | bare protocol |", "|---|---|---|---|---|---|"]
     for goal in reached:
         unit = f" {goal.unit}" if goal.unit else ""
         bound, measured = f"{goal.bound:g}{unit}", f"{_value(goal.measured)}{unit}"
         spread = f"{_value(goal.low)} to {_value(goal.high)}"
         verdict = "met" if goal.met else "**missed**"
-        lines.append(f"| {goal.what} | {goal.relation} {bound} | {measured} | {spread} | {verdict} |")
+        floor = "" if goal.floor is None else f"{_value(goal.floor)}{unit}"
+        lines.append(f"| {goal.what} | {goal.relation} {bound} | {measured} | {spread} | {verdict} | {floor} |")
     return lines
 
 
