@@ -440,7 +440,8 @@ def test_kernel_that_cannot_be_asked(
 def test_no_descriptor_left(name: str) -> None:
     code = """
     import resource
-    from pidabs.cli import ask, main, parse, stop
+    from pidabs.cli import ask, main, stop
+    from pidabs.cli._parser import parse
     parse(["list"])
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
