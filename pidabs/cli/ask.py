@@ -131,7 +131,6 @@ def user(uid: int | None) -> str | None:
 def _text(lock: Lock, found: Found | None) -> str:
     if found is None:
         return f"{show(lock.name)} is free"
-    lines = [f"{show(lock.name)} is held"]
     facts = [("pid", f"unknown: {found.why}; {found.advice()}" if found.pid is None else str(found.pid))]
     if found.scope is not None:
         facts.insert(0, ("scope", show(found.scope)))
@@ -141,7 +140,7 @@ def _text(lock: Lock, found: Found | None) -> str:
     if found.running is not None:
         facts.append(("running", f"{duration(found.running)}; it has not held the lock for longer than that"))
     facts.append(("waiters", str(found.waiters)))
-    return "\n".join([*lines, *(f"  {what:<8} {fact}" for what, fact in facts)])
+    return "\n".join([f"{show(lock.name)} is held", *(f"  {what:<8} {fact}" for what, fact in facts)])
 
 
 def _table(locks: list[Found]) -> str:
