@@ -628,6 +628,16 @@ def test_wait_no_longer_than_this(name: str) -> None:
         assert f"still held after 0.3 s, by pid {holder.pid} (" in done.stderr
 
 
+def test_wait_that_is_over_as_the_lock_is_freed(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        monkeypatch.setattr(ask, "one", lambda lock: holder.kill() or _find.one(lock))
+        assert main("wait", "-w", "0", name) == 0
+        assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("source", ["netlink", "proc"])
 def test_wait_looks_seldom(
     name: str, source: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -105,11 +105,14 @@ def _still(inode: int, address: bytes) -> bool:
 
 
 def _not_free(lock: Lock, timeout: float) -> int:
+    by = ""
     try:
         found = one(lock)
+        if found is None:
+            return DONE  # just now
+        by = f", by {found}"
     except Unknown:
-        found = None
-    by = f", by {found}" if found else ""
+        pass
     complain(f"lock {quoted(lock.name)} is still held after {timeout:g} s{by}; wait longer, or `pidabs stop` it")
     return FAILED
 
