@@ -17,7 +17,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 AS_ANOTHER_USER = (
     "import json, locale, os, pwd, sys, pidabs.cli as cli, pidabs.cli.ask, pidabs.cli.stop, unicodedata\n"
-    "cli.parse(['list'])\n" + textwrap.dedent(BECOME_UNPRIVILEGED) + "sys.exit(cli.main(sys.argv[1:]))\n"
+    "from pidabs.cli._parser import parse; parse(['list'])\n"
+    + textwrap.dedent(BECOME_UNPRIVILEGED)
+    + "sys.exit(cli.main(sys.argv[1:]))\n"
 )
 """Child code: the command, run by a user that is nobody in particular."""
 

@@ -20,6 +20,8 @@ from typing import Any
 
 from support import DEADLINE, Child
 
+import pidabs
+
 PIDABS = str(Path(sys.executable).with_name("pidabs"))
 
 TELL = ("sh", "-c", "echo $$; read line; exit $line")
@@ -62,6 +64,10 @@ def finish(*command: object, **options: Any) -> subprocess.CompletedProcess[str]
 
 def run(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return finish(PIDABS, "run", *words, **options)
+
+
+def is_free(name: str) -> bool:
+    return not pidabs.Lock(name).locked()
 
 
 class Terminal:

@@ -94,8 +94,24 @@ sys.exit(main(['demo']))
     assert (done.returncode, done.stdout, done.stderr) == (code, "", shown)
 
 
+@pytest.mark.parametrize("module", ["argparse", "pidabs.cli.ask"])
+def test_interrupted_while_it_starts(module: str, tmp_path: Path) -> None:
+    source = f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pidabs.cli import main
+sys.exit(main(['list']))
+"""
+    done = run(sys.executable, "-c", source, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
+
+
 def test_other_commands_do_not_pay_for_the_demo(tmp_path: Path) -> None:
-    source = "import sys, pidabs.cli as c; c.parse(['demo']); print('pidabs.cli.demo' in sys.modules)"
+    source = "import sys, pidabs.cli._parser as p; p.parse(['demo']); print('pidabs.cli.demo' in sys.modules)"
     assert run(sys.executable, "-c", source, cwd=tmp_path).stdout == "False\n"
 
 
@@ -146,7 +162,7 @@ def environment(buffered: bool) -> dict[str, str]:
 @pytest.mark.parametrize("words", [["status", "x"], ["run", "x", "true"]], ids=str)
 def test_no_compression_is_imported(words: list[str], tmp_path: Path) -> None:
     """As argparse does, through shutil, to ask how wide the terminal is."""
-    source = "import sys; sys.path.insert(0, sys.argv[1]); import pidabs.cli as c; c.parse(sys.argv[2:])\n"
+    source = "import sys; sys.path.insert(0, sys.argv[1]); from pidabs.cli._parser import parse; parse(sys.argv[2:])\n"
     source += "print(*sys.modules.keys() & {'shutil', 'zlib', 'bz2', 'lzma'})"
     path = Path(cli.__file__).parents[2]
     assert run(sys.executable, "-S", "-c", source, path, *words, cwd=tmp_path).stdout == "\n"

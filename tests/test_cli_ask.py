@@ -440,7 +440,8 @@ def test_kernel_that_cannot_be_asked(
 def test_no_descriptor_left(name: str) -> None:
     code = """
     import resource
-    from pidabs.cli import ask, main, parse, stop
+    from pidabs.cli import ask, main, stop
+    from pidabs.cli._parser import parse
     parse(["list"])
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
@@ -625,6 +626,16 @@ def test_wait_no_longer_than_this(name: str) -> None:
         assert time.monotonic() - began >= 0.3
         assert (done.returncode, done.stdout, one_line(done.stderr)) == (1, "", True)
         assert f"still held after 0.3 s, by pid {holder.pid} (" in done.stderr
+
+
+def test_wait_that_is_over_as_the_lock_is_freed(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with child(HOLD, args=(name,)) as holder:
+        holder.expect("held")
+        monkeypatch.setattr(ask, "one", lambda lock: holder.kill() or _find.one(lock))
+        assert main("wait", "-w", "0", name) == 0
+        assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("source", ["netlink", "proc"])

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import pytest
 from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD, Child, child, in_namespace, wait_until
 
-from pidabs.cli import _doctor_checks, _doctor_finding, _doctor_host, _interrupt, main
+from pidabs.cli import _doctor_checks, _doctor_finding, _doctor_host, _doctor_measure, _interrupt, main
 from pidabs.cli._doctor_children import Workshop
 from pidabs.cli._doctor_finding import Finding
 from pidabs.cli._doctor_measure import Measured
@@ -652,7 +652,20 @@ def test_plot_without_matplotlib(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_something_is_measured_though_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it was suspended meanwhile."""
+    monkeypatch.setattr(_doctor_measure, "_HANDING", 0.0)
+    with Workshop() as shop:
+        assert len(_doctor_measure._kills(shop, lambda: None, seconds=0.0)) == 1
+        assert all(case.times for case in _doctor_measure._handoffs(shop))
+
+
 # However it ends ----------------------------------------------------------------------------------------------
+
+
+def test_children_are_reaped_though_that_is_ignored(tmp_path: Path) -> None:
+    report = quick(cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN) and None)
+    assert report.code == 0
 
 
 class Running:

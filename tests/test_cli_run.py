@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import no_file, no_netlink, one_line
-from programs import PIDABS, TELL, Terminal, finish, pidabs_run, program, run, terminal
+from programs import PIDABS, TELL, Terminal, finish, is_free, pidabs_run, program, run, terminal
 from support import DEADLINE, HOLD, child, run_in, wait_until
 
 import pidabs
@@ -25,10 +25,6 @@ from pidabs import _diag, cli
 from pidabs.cli import _find
 
 BOTH = pytest.mark.parametrize("mode", [(), ("--supervise",)], ids=["exec", "supervise"])
-
-
-def is_free(name: str) -> bool:
-    return not pidabs.Lock(name).locked()
 
 
 def flock() -> str:

@@ -242,6 +242,14 @@ def test_stop_a_suspended_process(name: str) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
+def test_the_advice_for_a_suspended_process_names_the_scope(name: str) -> None:
+    with holding(name, env={"PIDABS_SCOPE": "blue"}) as process:
+        process.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        done = run("stop", "-w", "0", "--scope", "blue", name)
+        assert f"; `pidabs signal --scope 'blue' '{name}' CONT`, or " in done.stderr
+
+
 def test_stopped_process_goes_on_and_ends(name: str) -> None:
     with holding(name) as process:
         process.signal(signal.SIGSTOP)

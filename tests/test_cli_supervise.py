@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from cli_support import one_line
-from programs import PIDABS, TELL, Program, Terminal, finish, pidabs_run, program, run, terminal
-from support import DEADLINE, wait_until
+from programs import PIDABS, TELL, Program, Terminal, finish, is_free, pidabs_run, program, run, terminal
+from support import DEADLINE, in_namespace, wait_until
 
 import pidabs
 from pidabs import _diag
@@ -50,10 +50,6 @@ while True:
 
 def reporter(*words: str) -> tuple[str, ...]:
     return (sys.executable, "-c", REPORT, *words)
-
-
-def is_free(name: str) -> bool:
-    return not pidabs.Lock(name).locked()
 
 
 def children(pid: int) -> list[int]:
@@ -217,6 +213,35 @@ sys.exit(main(sys.argv[1:]))
         assert running.process.stdout is not None
         assert running.process.stdout.read() == b""
         wait_until(lambda: is_free(name))
+
+
+def test_the_command_killed_before_it_starts(name: str) -> None:
+    source = """
+import os, signal, sys
+from pidabs.cli import _supervise, main
+start = _supervise._start_guard
+def kill_first(lock, command):
+    os.kill(command, signal.SIGKILL)
+    os.waitid(os.P_PID, command, os.WEXITED | os.WNOWAIT)
+    return start(lock, command)
+_supervise._start_guard = kill_first
+sys.exit(main(sys.argv[1:]))
+"""
+    done = finish(sys.executable, "-c", source, "run", "--supervise", name, "echo", "ran")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGKILL, "", "")
+    assert is_free(name)
+
+
+def test_without_proc_there_is_a_guard(name: str) -> None:
+    hidden = [*in_namespace("--mount"), "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if finish(*hidden, "true").returncode:
+        pytest.skip("/proc cannot be hidden here")
+    with program(*hidden, PIDABS, "run", "--supervise", name, *TELL) as running:
+        command = int(running.read_line())
+        opened = Path(f"/proc/{guard_of(running, command)}/fd")
+        wait_until(lambda: len(list(opened.iterdir())) == 3)
+        running.tell("0")
+        assert (running.wait(), running.errors()) == (0, "")
 
 
 def test_without_a_guard_it_does_not_start(name: str) -> None:

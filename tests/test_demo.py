@@ -265,6 +265,19 @@ def test_without_python_daemon_it_says_what_to_install(tmp_path: Path) -> None:
     assert one_line(done.stderr)
 
 
+def test_without_pidfds_it_says_what_it_needs(tmp_path: Path) -> None:
+    done = altered(tmp_path, "import os; del os.pidfd_open  # as in a Python made for an older kernel")
+    assert (done.returncode, done.stdout, one_line(done.stderr)) == (69, "", True)
+    assert "Linux 5.3" in done.stderr
+
+
+def test_an_output_that_lacks_a_character(tmp_path: Path) -> None:
+    (tmp_path / "\u2192").mkdir()
+    with demo(tmp_path / "\u2192", PYTHONIOENCODING="ascii") as running:
+        assert running.finish() == 0, running.shown.decode()
+        assert b"/\\u2192/" in running.shown
+
+
 @pytest.mark.parametrize(
     ("alteration", "complaint"),
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import one_line, run
+from programs import PIDABS, finish, terminal
 
 pytest.importorskip("libcst")
 
@@ -389,6 +390,13 @@ def test_dependencies_are_noted_and_left(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_text() for name in files} == files
 
 
+@pytest.mark.parametrize("name", ["requirements.txt", "compose.yml"])
+def test_what_is_named_and_not_python_is_not_read_as_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("x: [\n# filelock\n")
+    done = run("migrate", name, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "0 files would change; 0 places to look at\n")
+
+
 def test_containers_are_noted_if_there_are_locks(tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text("services:\n  a:\n    volumes:\n      - x:/x\n")
     assert run("migrate", tmp_path).stderr == "0 files would change; 0 places to look at\n"
@@ -419,3 +427,36 @@ def test_an_unwritable_file(tmp_path: Path) -> None:
     done = run("migrate", "--write", tmp_path)
     assert done.returncode == 1
     assert "Permission denied; left as it is" in done.stderr
+
+
+LIMITED = """
+import sys
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
+from pidabs.cli import main
+most, hard = getrlimit(RLIMIT_FSIZE)
+setrlimit(RLIMIT_FSIZE, (int(sys.argv[1]), hard))
+code = main(sys.argv[2:])
+setrlimit(RLIMIT_FSIZE, (most, hard))  # what measures the coverage writes a file
+sys.exit(code)
+"""
+
+
+def test_a_file_that_there_is_no_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    source = b"import filelock\n" * 100
+    path.write_bytes(source)
+    done = finish(sys.executable, "-c", LIMITED, len(source) + 10, "migrate", "--write", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"pidabs: {path}: File too large; left as it is\n0 files rewritten; 0 places to look at\n"
+    assert path.read_bytes() == source
+
+
+def test_an_output_that_lacks_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "\u2192.py"
+    path.write_text("import filelock  # \u2192\n", encoding="utf-8")
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    with terminal(PIDABS, "migrate", path, **ascii_only) as on:
+        on.read_rest()
+    assert b"\r\n-import filelock  # \\u2192\r\n" in on.screen
+    done = run("migrate", "--write", path, env=ascii_only)
+    assert (done.returncode, done.stdout) == (0, f"rewrote {tmp_path}/\\u2192.py\n")

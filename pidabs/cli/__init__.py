@@ -13,7 +13,6 @@ from importlib import import_module
 
 from .. import LockError, Unsupported
 from ._codes import FAILED, SIGNALLED, SYSTEM, UNAVAILABLE, UNKNOWN, Unknown
-from ._parser import parse
 from ._text import complain, flush, reason
 
 TYPE_CHECKING = False
@@ -64,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from ._parser import parse  # takes the longest; inside of `main` a ^C makes no traceback of it
+
     parsed = parse(words)
     # Each command is imported when it is run: no other pays for it.
     module, _, function = _COMMANDS[parsed.command].partition(":")

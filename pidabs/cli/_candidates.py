@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 FILES = frozenset({"PATH", "FILE.svg"})
 """The metavars of what is a file."""
 
-UNKNOWN = frozenset({"S", "CODE"})
-"""The metavars of what nobody can guess."""
-
 
 class Place:
     """What can stand where the cursor is: `words` with a few words of help, and what else the shell itself knows.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 
+from ._forked import close_all_but
 from ._interrupt import SIGNALS, Interruptible, UnexpectedError
 
 TYPE_CHECKING = False
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     Work = Callable[["Boss"], object]
 
-_MOST_DESCRIPTORS = 65536
-_REFUSED = b"!"
+_REFUSED = "!"
 
 
 class Workshop(Interruptible):
@@ -80,10 +80,11 @@ class Child:
             if not data:
                 return None
             self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
+        data, _, self._pending = self._pending.partition(b"\n")
+        line = data.decode(errors="replace")
         if line.startswith(_REFUSED):
-            raise UnexpectedError(line[1:].decode(errors="replace"))
-        return line.decode(errors="replace")
+            raise UnexpectedError(line.removeprefix(_REFUSED))
+        return line
 
     def expect(self, what: str) -> str:
         line = self.hear(what)
@@ -140,15 +141,12 @@ def _become_child(incoming: int, outgoing: int, keep: int | None, work: Work) ->
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()  # Ctrl-C is for the doctor, which ends us
-        start = 0
-        for fd in sorted({incoming, outgoing, incoming if keep is None else keep}):
-            os.closerange(start, fd)
-            start = fd + 1
-        os.closerange(start, _MOST_DESCRIPTORS)
+        close_all_but(incoming, outgoing, *([] if keep is None else [keep]))
         boss = Boss(incoming, outgoing)
         try:
             work(boss)
         except Exception as exc:
-            boss.say(f"!{exc}" if isinstance(exc, OSError) and exc.errno else f"!{type(exc).__name__}: {exc}")
+            what = str(exc) if isinstance(exc, OSError) and exc.errno else f"{type(exc).__name__}: {exc}"
+            boss.say(_REFUSED + what)
     finally:
         os._exit(0)

@@ -1,7 +1,7 @@
 """How fast a lock is free here, measured: after SIGKILL of its holder, and when it is let go.
 
 Each time is from a call in one process to the return of acquire() in another that slept in the queue, by the clock that
-all processes share.  A few hundred of each, and some 13 s in all at the most.
+all processes share.  At the most 300 of each, and some 13 s in all.
 
 Kernel facts: a dying process first gives back its memory, then closes its descriptors, then becomes a zombie.  So more
 memory means a longer wait for its lock, and an unreaped zombie holds none.
@@ -107,7 +107,7 @@ def _kills(
     waiter = shop.start(lambda boss: _wait_for(Lock(name), boss))
     times: list[float] = []
     end = monotonic() + seconds
-    while len(times) < count and monotonic() < end:
+    while not times or (len(times) < count and monotonic() < end):  # one at least, though we were suspended meanwhile
         holder = shop.start(lambda boss: _hold(name, prepare, boss))
         holder.expect("a holder's lock")
         waiter.tell("go")
@@ -226,7 +226,7 @@ def _handoffs(shop: Workshop) -> Iterator[Measured]:
             flock, no_file = None, f"no temporary file to lock: {exc}"
         else:
             flock = Handoff(shop, *files, keep=files[1].fd)
-        while len(ours) < _HANDOFFS and monotonic() < end:
+        while not ours or (len(ours) < _HANDOFFS and monotonic() < end):
             ours += handoff.times(_BATCH)
             theirs += flock.times(_BATCH) if flock else []
     except (UnexpectedError, LockError, OSError) as exc:

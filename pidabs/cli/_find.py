@@ -22,7 +22,7 @@ import re
 from time import sleep
 
 from .. import Holder, Lock, LockError, _descriptors, _diag, _holder, _linux
-from .._names import PREFIX, parse
+from .._names import _MAX_ADDRESS, PREFIX, parse
 from ._codes import USAGE, Unknown
 from ._proc import has_open, is_open, openers, running
 from ._text import complain, cut, quoted, reason, show
@@ -36,7 +36,6 @@ _MOST = _holder.MOST_ASKED
 _TRIES = 3  # while the lock changes hands
 _MOST_MOVED = 20  # in one listing
 _COMMAND_WIDTH = 60
-_LONGEST_ADDRESS = 107
 _HIDDEN = "it is in another pid namespace"
 _LISTEN_TIME = 0.001  # between a holder's bind and its listen pass microseconds
 
@@ -105,7 +104,7 @@ def named(arguments: argparse.Namespace, mirror: str | None = None) -> Lock:
         lock = Lock("x" if hashed else arguments.name, scope=arguments.scope, mirror=mirror or False)
         if hashed:
             lock.name, lock.address = arguments.name, lock.address[:-1] + os.fsencode(arguments.name)
-            if arguments.command == "run" or len(lock.address) != _LONGEST_ADDRESS:
+            if arguments.command == "run" or len(lock.address) != _MAX_ADDRESS:
                 raise ValueError(f"{quoted(lock.name)} is not a whole name, nor all that `pidabs list` shows of it")
     except ValueError as exc:
         complain(f"{exc}; see `pidabs {arguments.command} --help`")

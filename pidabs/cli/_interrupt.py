@@ -29,7 +29,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruptible:
-    """A context manager; inside it signals are raised as Interrupted by `wait` and `pause`, and nowhere else."""
+    """A context manager; inside it signals are raised as Interrupted by `wait` and `pause`, and nowhere else.
+
+    Children that end stay zombies until they are waited for.
+    """
 
     def __enter__(self) -> Interruptible:
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -37,6 +40,8 @@ class Interruptible:
         # One that is ignored stays so: that is how nohup and a script's `&` work.
         caught = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._old_handlers = {number: signal.signal(number, lambda *_: None) for number in caught}
+        # If it is ignored, a dead child is reaped at once, and its pid is soon another's.
+        self._old_handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:

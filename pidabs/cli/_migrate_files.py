@@ -1,4 +1,4 @@
-"""Which files there are to look at, what a file's bytes become, and where a path is on this host.
+"""Which files there are to look at, what those say that are not Python, and what a file's bytes become.
 
 Rules
 - Directories are walked, without what version control, environments and caches keep in them, and without following
@@ -32,7 +32,6 @@ _DEPENDENCY = re.compile(
     rb"^[^#\n]*?(?<![\w./\[-])(filelock|lockfile|python[-_.]daemon)(?![\w./]|-\w)", re.IGNORECASE | re.MULTILINE
 )
 _VOLUME = re.compile(rb"^\s*-?\s*(volumes:|VOLUME\b|network_mode:)", re.MULTILINE)
-_EXTRAS = {b"filelock": "filelock", b"lockfile": "daemon"}
 
 
 class Files:
@@ -50,13 +49,15 @@ class Files:
                 if real in seen:
                     continue
                 seen.add(real)
-                if found == path or name.endswith(_PYTHON) or ("." not in name and _has_shebang(found)):
-                    self.python.append(found)
+                python = name.endswith(_PYTHON)  # setup.py also declares
                 if _DECLARING.fullmatch(name):
                     self.declaring.append(found)
                 elif _CONTAINERS.fullmatch(name):
                     self.containers.append(found)
-        self.python = [path for path in self.python if path.endswith(_PYTHON) or path not in self.declaring]
+                else:
+                    python = python or found == path or ("." not in name and _has_shebang(found))
+                if python:
+                    self.python.append(found)
 
     def _walk(self, top: str) -> Iterator[str]:
         for directory, directories, files in os.walk(top, onerror=self._cannot_walk):
@@ -96,13 +97,14 @@ def shadowing(path: str) -> frozenset[str]:
 def dependencies(source: bytes) -> Iterator[tuple[int, str]]:
     """Where a file names one of the originals' distributions."""
     for match in _DEPENDENCY.finditer(source):
-        found = match[1].lower()
-        extra = _EXTRAS.get(found, "daemon")
+        found = match[1].lower().decode()
+        extra = "filelock" if found == "filelock" else "daemon"
         line = source.count(b"\n", 0, match.start(1)) + 1
-        yield line, f"names {found.decode()}: a dependency becomes pidabs[{extra}], which brings it along"
+        yield line, f"names {found}: a dependency becomes pidabs[{extra}], which brings it along"
 
 
 def volumes(source: bytes) -> Iterator[tuple[int, str]]:
+    """Where a file has containers share files, or a network."""
     for match in _VOLUME.finditer(source):
         line = source.count(b"\n", 0, match.start(1)) + 1
         yield line, "a lock that is shared between containers: only those in one network namespace exclude each other"

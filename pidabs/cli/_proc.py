@@ -60,6 +60,7 @@ def _open_files() -> Iterator[tuple[int, str, str]]:
 
 
 def running(pid: int | None) -> float | None:
+    """For how many seconds; None if that cannot be seen."""
     from time import CLOCK_BOOTTIME, clock_gettime
 
     try:

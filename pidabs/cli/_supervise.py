@@ -24,6 +24,7 @@ from select import POLLIN, poll
 from .._queue import BACKLOG
 from ._codes import SIGNALLED, SYSTEM
 from ._command import execute
+from ._forked import close_all_but
 from ._proc import GUARD
 from ._text import complain, reason
 
@@ -58,7 +59,10 @@ def supervise(lock: Lock, argv: list[str]) -> int:
     os.close(gate)
     try:
         guard = _start_guard(lock, command)
-        os.write(opener, b"1")
+        try:
+            os.write(opener, b"1")
+        except BrokenPipeError:
+            pass  # it has been killed before it could start
     finally:
         os.close(opener)
     code = _Watch(lock, command).until_it_ends()
@@ -138,7 +142,7 @@ def _guard(supervisor: int, command: int, listener: int) -> int:
     _rename(GUARD)
     os.setsid()  # no terminal stops us
     os.chdir("/")
-    _close_all_but(supervisor, command, listener)
+    close_all_but(supervisor, command, listener)
     _wait_for(supervisor)
     ours = socket(fileno=listener)  # in a variable, which keeps it open
     ours.listen(BACKLOG)  # now it is we who hold the lock
@@ -156,15 +160,6 @@ def _rename(name: str) -> None:
             file.write(name)
     except OSError:
         pass
-
-
-def _close_all_but(*keep: int) -> None:
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number not in keep:
-            try:
-                os.close(number)
-            except OSError:
-                pass  # the listing's own
 
 
 def _wait_for(pidfd: int) -> None:

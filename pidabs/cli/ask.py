@@ -105,11 +105,14 @@ def _still(inode: int, address: bytes) -> bool:
 
 
 def _not_free(lock: Lock, timeout: float) -> int:
+    by = ""
     try:
         found = one(lock)
+        if found is None:
+            return DONE  # just now
+        by = f", by {found}"
     except Unknown:
-        found = None
-    by = f", by {found}" if found else ""
+        pass
     complain(f"lock {quoted(lock.name)} is still held after {timeout:g} s{by}; wait longer, or `pidabs stop` it")
     return FAILED
 
@@ -131,7 +134,6 @@ def user(uid: int | None) -> str | None:
 def _text(lock: Lock, found: Found | None) -> str:
     if found is None:
         return f"{show(lock.name)} is free"
-    lines = [f"{show(lock.name)} is held"]
     facts = [("pid", f"unknown: {found.why}; {found.advice()}" if found.pid is None else str(found.pid))]
     if found.scope is not None:
         facts.insert(0, ("scope", show(found.scope)))
@@ -141,7 +143,7 @@ def _text(lock: Lock, found: Found | None) -> str:
     if found.running is not None:
         facts.append(("running", f"{duration(found.running)}; it has not held the lock for longer than that"))
     facts.append(("waiters", str(found.waiters)))
-    return "\n".join([*lines, *(f"  {what:<8} {fact}" for what, fact in facts)])
+    return "\n".join([f"{show(lock.name)} is held", *(f"  {what:<8} {fact}" for what, fact in facts)])
 
 
 def _table(locks: list[Found]) -> str:

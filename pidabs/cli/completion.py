@@ -29,7 +29,8 @@ _SCRIPTS = {"bash": "pidabs", "zsh": "_pidabs", "fish": "pidabs.fish"}
 def completion(parsed: argparse.Namespace) -> int:
     """Print the script of a shell, or an answer to it."""
     marker, *question = parsed.question or ("",)
-    if marker not in ("", "ask") or (marker and len(question) < (2 if parsed.shell == "bash" else 1)):
+    asked = len(question) == 2 if parsed.shell == "bash" else bool(question)
+    if marker not in ("", "ask") or (marker and not asked):
         complain(f"unrecognized arguments: {' '.join(parsed.question)}; see `pidabs completion --help`")
         return USAGE
     if not marker:

@@ -7,6 +7,7 @@ fails.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from time import monotonic, monotonic_ns
 
@@ -14,7 +15,7 @@ from .. import Lock, LockError, holder
 from ._codes import DONE, FAILED, SIGNALLED, UNAVAILABLE, USAGE
 from ._demo_stage import Daemon, Stage
 from ._interrupt import DEADLINE, Interrupted, UnexpectedError
-from ._text import complain, paint
+from ._text import complain, encodable, paint
 
 _BEFORE = "from daemon.pidfile import TimeoutPIDLockFile"
 _AFTER = "from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile"
@@ -34,7 +35,7 @@ _LOOK = 0.002  # seconds between two looks at the length of a queue
 _RED, _GREEN, _BOLD = 31, 32, 1
 
 
-def demo(_: object = None) -> int:
+def demo(_: object) -> int:
     """Play the demo: the command's exit code."""
     try:
         Lock("pidabs-demo")  # Unsupported where nothing of it could work
@@ -47,6 +48,11 @@ def demo(_: object = None) -> int:
     except ImportError as exc:
         complain(f'the demo runs a real daemon, and python-daemon is missing ({exc}); pip install "pidabs[daemon]"')
         return UNAVAILABLE
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as exc:
+        complain(f"the demo kills by pidfd, and there are none ({exc}); they need Linux 5.3, and a Python made for it")
+        return UNAVAILABLE
     began = monotonic()
     try:
         with Stage() as stage:
@@ -55,7 +61,7 @@ def demo(_: object = None) -> int:
         complain(f"ended by {exc}; everything that the demo started is gone")
         return SIGNALLED + exc.number
     except (UnexpectedError, LockError) as exc:
-        print(paint(_RED, "\nNOT AS CLAIMED: ") + str(exc), flush=True)
+        _say(paint(_RED, "\nNOT AS CLAIMED: ") + str(exc))
         return FAILED
     _say(f"\nAll as claimed, in {monotonic() - began:.1f} s. Everything the demo started is gone.")
     return DONE
@@ -230,7 +236,7 @@ def _note(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(encodable(text, sys.stdout), flush=True)
 
 
 def _ms(seconds: float) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from ._codes import DONE, FAILED, UNAVAILABLE
 from ._migrate_files import CarriedOver, Files, dependencies, shadowing, volumes
 from ._migrate_names import MENTIONED
-from ._text import complain, show
+from ._text import complain, encodable, show
 
 if TYPE_CHECKING:
     import argparse
+    from io import FileIO
 
     Noted = set[tuple[int, str]]
 
@@ -35,7 +36,7 @@ def migrate(parsed: argparse.Namespace) -> int:
         complain('migrate needs libcst: pip install "pidabs[migrate]"')
         return UNAVAILABLE
     files = Files(parsed.paths)
-    failed = [(path, str(exc.strerror)) for path, exc in files.missing]
+    failed = {path: str(exc.strerror) for path, exc in files.missing}
     changed = noted = 0
     uses = False
     for path in files.python:
@@ -47,28 +48,31 @@ def migrate(parsed: argparse.Namespace) -> int:
                 continue
             result, concerned = rewritten(path, source, notes)
             uses |= concerned
+            if result != source and parsed.write:
+                _write(path, source, result)
+        except _CannotRead as exc:
+            failed[path] = str(exc)
+        except OSError as exc:
+            failed[path] = str(exc.strerror)
+        else:
             if result != source:
                 changed += 1
-                _change(path, source, result, parsed.write)
-        except BrokenPipeError:
-            raise
-        except _CannotRead as exc:
-            failed.append((path, str(exc)))
-        except OSError as exc:
-            failed.append((path, str(exc.strerror)))
+                if parsed.write:
+                    print(encodable(f"rewrote {show(path)}", sys.stdout))
+                else:
+                    _show_diff(path, source, result)
         noted += _say(path, notes)
-    for path, look in [
-        *((path, dependencies) for path in files.declaring),
-        *((path, volumes) for path in files.containers),
-    ]:
-        if look is dependencies or uses:
-            try:
-                with open(path, "rb") as file:
-                    noted += _say(path, set(look(file.read())))
-            except OSError as exc:
-                failed.append((path, str(exc.strerror)))
+    looks = [(path, dependencies) for path in files.declaring]
+    if uses:
+        looks += [(path, volumes) for path in files.containers]
+    for path, look in looks:
+        try:
+            with open(path, "rb") as file:
+                noted += _say(path, set(look(file.read())))
+        except OSError as exc:
+            failed[path] = str(exc.strerror)
     sys.stdout.flush()
-    for path, why in failed:
+    for path, why in failed.items():
         complain(f"{show(path)}: {show(why)}; left as it is")
     _sum_up(changed, noted, parsed.write)
     return FAILED if failed or (changed and not parsed.write) else DONE
@@ -121,13 +125,24 @@ def _refuse_what_is_too_deep(source: bytes) -> None:
             raise _CannotRead("nested too deeply") from exc
 
 
-def _change(path: str, source: bytes, result: bytes, write: bool) -> None:
-    if write:
-        with open(path, "r+b") as file:  # and not a new file in its place: it may have links, an owner, a mode
-            file.write(result)
-            file.truncate()
-        print(f"rewrote {show(path)}")
-        return
+def _write(path: str, source: bytes, result: bytes) -> None:
+    """Into the file, and not a new one in its place: it may have links, an owner, a mode."""
+    with open(path, "r+b", buffering=0) as file:
+        try:
+            _fill(file, result)
+        except OSError:  # it is longer, and there is no room
+            _fill(file, source)
+            raise
+
+
+def _fill(file: FileIO, content: bytes) -> None:
+    file.seek(0)
+    while content:
+        content = content[file.write(content) :]
+    file.truncate()
+
+
+def _show_diff(path: str, source: bytes, result: bytes) -> None:
     name = os.fsencode(show(path))
     lines = difflib.diff_bytes(
         difflib.unified_diff, source.splitlines(True), result.splitlines(True), name, name, lineterm=b"\n"
@@ -136,7 +151,7 @@ def _change(path: str, source: bytes, result: bytes, write: bool) -> None:
     sys.stdout.flush()
     if sys.stdout.isatty():
         for line in output.decode("utf-8", "surrogateescape").splitlines():
-            print("\t".join(map(show, line.split("\t"))))
+            print(encodable("\t".join(map(show, line.split("\t"))), sys.stdout))
     else:
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()

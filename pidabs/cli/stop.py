@@ -176,7 +176,8 @@ def _still_there(lock: Lock, holder: Holder, who: str, arguments: argparse.Names
     except (OSError, Unknown):
         released = False
     if _stopped(holder):
-        resume = f"`pidabs signal {quoted(lock.name)} CONT`"
+        scope = f"--scope {quoted(arguments.scope)} " if arguments.scope else ""
+        resume = f"`pidabs signal {scope}{quoted(lock.name)} CONT`"
         return f"{who} is suspended, and gets SIGTERM when it goes on; {resume}, or stop it with --kill"
     if released:
         return f"{who} has let go of lock {quoted(lock.name)}, but still runs {waited}; stop it by its pid"
