@@ -13,6 +13,7 @@ In what appears, a number stands for any number, `alice` for any user, and `...`
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import select
@@ -23,9 +24,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from support import DEADLINE
+
+import pidabs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -51,6 +55,22 @@ def blocks_of(page: str) -> Iterator[Block]:
 
 def blocks(page: str, language: str) -> list[str]:
     return [block.text for block in blocks_of(page) if block.language == language]
+
+
+def functions(module: str) -> set[str]:
+    """The functions and methods of a module of pidabs, as it is installed; pages name them."""
+    source = Path(str(pidabs.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
+    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+
+
+def load(path: Path) -> Any:
+    """A program beside the pages, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Root:
