@@ -96,7 +96,8 @@ class Root:
 
     def environment(self, **variables: str) -> dict[str, str]:
         path = f"{self.path}/usr/local/bin:{SCRIPT.parent}:{SYSTEM_PATH}"
-        return {**os.environ, "PATH": path, "PIDABS_INTEROP": "", "PYTHONSAFEPATH": "1", **variables}
+        plain = {"PIDABS_INTEROP": "", "PYTHONSAFEPATH": "1", "COLUMNS": ""}  # no width that ps would cut its lines to
+        return {**os.environ, **plain, "PATH": path, **variables}
 
     def shell(self, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
