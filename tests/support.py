@@ -179,6 +179,15 @@ HOLD = """
 """
 """Child code: take the lock named by the first argument, say so, release it when told."""
 
+HOLD_PATIENTLY = (
+    """
+    from pidabs import _queue
+    _queue.SOON, _queue._RELEASE_TIME, _queue._JOIN_TIME = 5.0, 10.0, 5.0
+"""
+    + HOLD
+)
+"""The same for tests of the order: on a busy machine 20 ms may pass before who waits runs, and then it is skipped."""
+
 
 MADE = """
     import importlib, lockfile

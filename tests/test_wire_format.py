@@ -14,21 +14,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import DEADLINE, HOLD, Child, child, inode, must_block, wait_until
+from support import DEADLINE, HOLD, HOLD_PATIENTLY, Child, child, inode, must_block, wait_until
 
 import pidabs
 
 SO_NETNS_COOKIE = 71
 RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-
-HOLD_PATIENTLY = (
-    """
-    from pidabs import _queue
-    _queue.SOON, _queue._RELEASE_TIME, _queue._JOIN_TIME = 5.0, 10.0, 5.0
-"""
-    + HOLD
-)
-"""On a busy machine 20 ms may pass before who waits runs."""
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:
