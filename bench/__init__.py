@@ -14,6 +14,7 @@ General layout, each file importing only what stands above it:
     goals             what was to be reached, and whether it was
     tables            Markdown for docs/performance.md
     plots             SVG
+    interop           what `interop` costs, by a command of its own
 
 It is the installed pidabs that is measured, so that pidabs.compat is there and nothing of the checkout is in its place.
 """

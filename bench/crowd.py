@@ -85,6 +85,8 @@ class Crowd:
         over = time.monotonic() + _PATIENCE
         while 1 not in counts and time.monotonic() < over:
             counts = self._table[_COUNT : 4 * self._count : 4].tolist()
+        if 1 not in counts:
+            raise TimeoutError("nobody has got the lock")
         index = counts.index(1)
         self._table[4 * index + _COUNT] = 0
         pid = self._started[index]

@@ -50,9 +50,15 @@ class Killer:
         self._process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
 
     def times(self, count: int) -> list[float]:
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        found: list[float] = json.loads(self._process.stdout.readline())
+        try:
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+            said = self._process.stdout.readline()
+        except BrokenPipeError:
+            said = ""
+        if not said:
+            raise BenchError("the interpreter of the holders has ended")  # having said why
+        found: list[float] = json.loads(said)
         return found
 
     def close(self) -> None:
@@ -80,7 +86,6 @@ def _all_back(session: Session) -> None:
 
 def _kills_in_a_row(session: Session, make: Make, count: int, kills: int) -> list[float]:
     """Milliseconds of each, after a first one, in which freshly forked processes copy their memory."""
-    found = []
     path = session.path()
     with Crowd(make, path, count + kills, keep=True) as crowd, Troop() as troop:
         holder = troop.start(partial(hold, make=make, path=path))

@@ -72,7 +72,7 @@ class Session:
 
 
 def take_turns(subjects: Mapping[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[list[float]]]:
-    """Samples of each round of each subject; after a round that is thrown away.."""
+    """Samples of each round of each subject; after a round that is thrown away."""
     found: dict[str, list[list[float]]] = {name: [] for name in subjects}
     order = list(subjects)
     for number in range(rounds + 1):

@@ -70,9 +70,7 @@ def lead(text: str, directory: Path, page: Path) -> str:
         path = Path(os.path.normpath(directory / target))
         if path in PAGES:
             path = ROOT / "docs" / PAGES[path]
-        elif path.is_relative_to(ROOT / "docs"):
-            pass
-        else:
+        elif not path.is_relative_to(ROOT / "docs"):
             anchor = None  # a line, or a heading, of a file that is downloaded
         return os.path.relpath(path, page.parent) + (anchor or "")
 

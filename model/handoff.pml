@@ -36,8 +36,8 @@
 #define NOBODY 255 /* in the backlog: an entry whose waiter is gone */
 
 mtype = {
-  BIND, LISTEN, REFUSED, JOIN, SAY_W, ASLEEP, ANSWER, AWAKE, LAST_READ, LAST_CLOSE, HELD,       /* a waiter */
-  RELEASE, ACCEPT, OFFER, HEAR_W, HEAR_A, GRANT, SKIP, HANDED, CLOSE, FREE, DONE,                /* a holder lets go */
+  BIND, LISTEN, REFUSED, JOIN, SAY_W, ASLEEP, ANSWER, AWAKE, LAST_READ, LAST_CLOSE, HELD, /* a waiter */
+  RELEASE, ACCEPT, OFFER, HEAR_W, HEAR_A, GRANT, SKIP, HANDED, CLOSE, FREE, DONE, /* a holder lets go */
   UNBORN, ARRIVE, SPEAK, AWAIT, FORKING, FORKING_DROPPED, DYING, DEAD
 };
 
@@ -47,7 +47,7 @@ bit listening;
 chan queue = [ROOM + 1] of { byte };
 
 /* The kernel: the connection in which each process waits. */
-bit joined[N];         /* the waiter's end: neither closed nor shut down */
+bit joined[N];       /* the waiter's end: neither closed nor shut down */
 bit server[N];       /* the other end, which is in the backlog first */
 bit said[N], offered[N], answered[N], granted[N];  /* sent and not yet read; a grant carries the listener */
 
@@ -56,7 +56,7 @@ mtype pc[N] = BIND;
 bit stopped[N];
 bit listener[N];     /* has a descriptor of the listener */
 bit fd[N];           /* has a descriptor of its connection */
-byte head[N] = NOBODY;        /* whose connection it has accepted */
+byte head[N] = NOBODY; /* whose connection it has accepted */
 bit late[N];         /* a release that has taken too long */
 byte rounds[N];
 bit deadline[N], cancelled[N];

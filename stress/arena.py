@@ -29,6 +29,8 @@ _LEAVE = _RECORD.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
 _ENDED, _TOKEN, _FIRST_ROW = 0, 1, 8
 SEATS = 4
 """Threads or tasks that one worker may have."""
+TURNS = 20
+"""Of a worker, between two looks at what it has open."""
 ACQUIRED, REFUSED, TIMED_OUT, CANCELLED, FORKED, EXECED, WAITING, _ROW = range(8)
 
 

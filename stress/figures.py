@@ -18,6 +18,8 @@ KINDS_OF_TROUBLE = {
     "held or free": "after an exception a lock that is neither, or something else left behind",
     "error": "an exception that nobody expects",
 }
+SHOWN = 50
+"""So many lines of trouble, at the most."""
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Figures:
         """Lines of trouble, each beginning with its kind."""
         kinds = Counter(next(kind for kind in KINDS_OF_TROUBLE if line.startswith(kind)) for line in lines)
         self.trouble = {kind: kinds[kind] for kind in KINDS_OF_TROUBLE}
-        self.lines = lines[:50]
+        self.lines = lines[:SHOWN]
 
     @property
     def passed(self) -> bool:

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pidabs import Lock, NotHeld, Timeout
 
-from .arena import ACQUIRED, EXECED, FORKED
+from .arena import ACQUIRED, EXECED, FORKED, TURNS
 
 if TYPE_CHECKING:
     from .clients import Client
     from .workers import Worker
 
-_BATCH = 20
 _LS = shutil.which("ls") or "/bin/ls"
 _SLEEP = shutil.which("sleep") or "/bin/sleep"
 
@@ -77,7 +76,7 @@ def work_forking(worker: Worker) -> None:
         forker = threading.Thread(target=_fork_beside, args=(worker, ended))
         if worker.dice.random() < 0.2:
             forker.start()  # our waiting connections are copied, too
-        for _ in range(_BATCH):
+        for _ in range(TURNS):
             client = worker.client()
             worker.arena.set_waiting(worker.slot, 0, True)
             if worker.acquired(client.acquire()):
@@ -167,7 +166,7 @@ def _own(worker: Worker, client: Client) -> None:
 def work_execing(worker: Worker) -> None:
     children = Children(worker)
     while not worker.arena.ended:
-        for _ in range(_BATCH // 2):
+        for _ in range(TURNS // 2):
             if worker.dice.random() < 0.7:
                 _exec_while_holding(worker, children)
             else:

@@ -44,9 +44,9 @@ class Waiter:
     def join(self, number: int) -> None:
         os.write(self._orders, number.to_bytes(_NUMBER, "little"))
 
-    def has_been_served(self) -> bool:
-        """Waits for it.  False: it has ended instead."""
-        return os.read(self._words, 1) != b""
+    def until_served(self) -> None:
+        """Or until it has ended instead; what it wrote, or did not, tells which."""
+        os.read(self._words, 1)
 
     def stop(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)  # our child, not reaped yet, so the pid is its
@@ -147,7 +147,7 @@ def _round(lock: Lock, waiters: list[Waiter], dice: random.Random, sabotage: str
     else:
         lock.release()
     for at in expected:
-        waiters[at].has_been_served()
+        waiters[at].until_served()
     waiters[stopped].go_on()
-    waiters[stopped].has_been_served()
+    waiters[stopped].until_served()
     return [*expected, stopped]

@@ -13,7 +13,6 @@ import ctypes
 import gc
 import os
 import random
-import select
 import signal
 import tempfile
 import time
@@ -203,8 +202,6 @@ class Storm:
                 self._signal(slot.pidfd, signal.SIGKILL)
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end and _has_children():
-            for slot in self.slots:
-                slot.killed = slot.killed or bool(select.select([slot.pidfd], [], [], 0)[0])
             _ended_children()
             time.sleep(0.01)
         for pid in _children():

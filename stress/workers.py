@@ -19,12 +19,11 @@ import kinds
 import pidabs
 
 from . import forking
-from .arena import ACQUIRED, CANCELLED, SEATS, Arena, Mark
+from .arena import ACQUIRED, CANCELLED, SEATS, TURNS, Arena, Mark
 from .clients import Client
 from .freezer import Freezer
 
 _PR_SET_PDEATHSIG = 1
-_BATCH = 20  # turns between two looks at what is open
 _libc = ctypes.CDLL(None)
 
 THREADS, FORKS, EXECS = "Lock, threads", "Lock, forking", "Lock, exec'ing"
@@ -132,7 +131,7 @@ async def turn_async(worker: Worker, client: Client, seat: int) -> None:
 def work_blocking(worker: Worker) -> None:
     client = worker.client()
     while not worker.arena.ended:
-        for _ in range(_BATCH):
+        for _ in range(TURNS):
             if worker.dice.random() < 0.1:
                 client = worker.client()
             turn(worker, client)
@@ -145,7 +144,7 @@ def work_in_threads(worker: Worker) -> None:
 
     def batch(seat: int, client: Client) -> None:
         try:
-            for _ in range(_BATCH):
+            for _ in range(TURNS):
                 turn(worker, client, seat)
         except BaseException:
             worker.arena.trouble("error", f"{worker.kind}: {traceback.format_exc()}")
@@ -162,7 +161,7 @@ def work_in_threads(worker: Worker) -> None:
 async def work_in_tasks(worker: Worker) -> None:
     async def batch(seat: int) -> None:
         client = worker.client()
-        for _ in range(_BATCH):
+        for _ in range(TURNS):
             await turn_async(worker, client, seat)
 
     while not worker.arena.ended:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pidabs import _queue
+from pidabs import _diag, _queue
 
 
 @pytest.fixture
@@ -23,6 +25,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_queue, "SOON", 5.0)
     monkeypatch.setattr(_queue, "_RELEASE_TIME", 10.0)
     monkeypatch.setattr(_queue, "_JOIN_TIME", 5.0)
+
+
+@pytest.fixture
+def no_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel cannot be asked what sockets there are, and /proc/net/unix has to say."""
+
+    def fail(*args: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(_diag, "socket", fail)
 
 
 @pytest.fixture

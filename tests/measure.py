@@ -32,7 +32,7 @@ def main() -> int:
         environment = {
             **os.environ,
             "COVERAGE_FILE": f"{directory}/data",
-            "PYTHONPATH": os.pathsep.join([str(HERE / "measured"), *os.environ.get("PYTHONPATH", "").split()]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE / "measured"), os.environ.get("PYTHONPATH")])),
         }
 
         def coverage(*arguments: str) -> int:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,7 +224,8 @@ def main() -> int:
         return 0
     known = options.report.read_text() if options.report and options.report.exists() else ""
     todo = [mutant for mutant in todo if f" {mutant}  " not in known]
-    todo.sort(key=lambda mutant: hash_of(str(mutant)))  # so that a run that is cut short has seen something of all
+    # So that a run that is cut short has seen something of all.
+    todo.sort(key=lambda mutant: zlib.crc32(str(mutant).encode()))
     tests = [f"tests/test_{name}.py" for name in options.tests]
     end = time.monotonic() + options.minutes * 60
     survivors: list[Mutant] = []
@@ -257,12 +259,6 @@ def main() -> int:
     print(f"{tested} of {len(todo)} mutants tested, {tested - len(survivors)} killed, {len(survivors)} survived:")
     print(*sorted(map(str, survivors)), sep="\n")
     return 0
-
-
-def hash_of(text: str) -> int:
-    import zlib
-
-    return zlib.crc32(text.encode())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ In what appears, a number stands for any number, `alice` for any user, and `...`
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import select
@@ -23,9 +24,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from support import DEADLINE
+
+import pidabs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -53,6 +57,22 @@ def blocks(page: str, language: str) -> list[str]:
     return [block.text for block in blocks_of(page) if block.language == language]
 
 
+def functions(module: str) -> set[str]:
+    """The functions and methods of a module of pidabs, as it is installed; pages name them."""
+    source = Path(str(pidabs.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
+    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+
+
+def load(path: Path) -> Any:
+    """A program beside the pages, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Root:
     """The directory that stands for the root."""
 
@@ -76,7 +96,8 @@ class Root:
 
     def environment(self, **variables: str) -> dict[str, str]:
         path = f"{self.path}/usr/local/bin:{SCRIPT.parent}:{SYSTEM_PATH}"
-        return {**os.environ, "PATH": path, "PIDABS_INTEROP": "", "PYTHONSAFEPATH": "1", **variables}
+        plain = {"PIDABS_INTEROP": "", "PYTHONSAFEPATH": "1", "COLUMNS": ""}  # no width that ps would cut its lines to
+        return {**os.environ, **plain, "PATH": path, **variables}
 
     def shell(self, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

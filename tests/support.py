@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import platform
 import select
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from pidabs import _diag
 
 T = TypeVar("T")
 
@@ -185,14 +189,37 @@ HOLD = """
 """
 """Child code: take the lock named by the first argument, say so, release it when told."""
 
+HOLD_PATIENTLY = (
+    """
+    from pidabs import _queue
+    _queue.SOON, _queue._RELEASE_TIME, _queue._JOIN_TIME = 5.0, 10.0, 5.0
+"""
+    + HOLD
+)
+"""The same for tests of the order: on a busy machine 20 ms may pass before who waits runs, and then it is skipped."""
 
-TAKEN = """
+
+MADE = """
     import importlib, lockfile
     module, _, cls = sys.argv[1].partition(":")
     lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
-    lock.acquire()
 """
-"""Child code: take a lock of the class that the first argument specifies; the second is its path."""
+"""Child code: make a lock of the class that the first argument specifies; the second is its path."""
+
+TAKEN = MADE + "    lock.acquire()\n"
+"""Child code: make it and take it."""
+
+
+def spec(cls: type) -> str:
+    """The class for a child's command line, and for a test's id."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def raised(function: Callable[..., Any], *args: Any) -> tuple[type[BaseException], Any]:
+    """What it raises: the class and its arguments."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function(*args)
+    return type(caught.value), caught.value.args
 
 
 HOLD_PIDFILE = (
@@ -236,9 +263,31 @@ SECCOMP = """
 """
 """Child code: a filter of system calls.  It says "no seccomp" and ends where it cannot have one."""
 
-has_seccomp = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows the calls of x86_64 and aarch64"
-)
+_KNOWN_MACHINE = platform.machine() in ("x86_64", "aarch64")
+has_seccomp = pytest.mark.skipif(not _KNOWN_MACHINE, reason="the filter knows the calls of x86_64 and aarch64")
+
+LANDLOCK = """
+    import ctypes, struct
+    def restrict(files=0, scoped=0):
+        libc = ctypes.CDLL(None, use_errno=True)
+        rules = ctypes.create_string_buffer(struct.pack("=QQQ", files, 0, scoped))
+        fd = libc.syscall(444, rules, ctypes.c_size_t(24), 0)
+        assert fd >= 0 and libc.prctl(38, 1, 0, 0, 0) == 0 and libc.syscall(446, fd, 0) == 0, ctypes.get_errno()
+        os.close(fd)
+    MAKE_FILE, SCOPE_SOCKETS, SCOPE_SIGNALS = 1 << 8, 1, 2
+"""
+"""Child code: `restrict` denies this to the process from now on."""
+
+
+def _landlock_version() -> int:
+    create_ruleset, ask_version = 444, 1
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    return call(create_ruleset, None, ctypes.c_size_t(0), ask_version) if _KNOWN_MACHINE else 0
+
+
+has_scopes = pytest.mark.skipif(_landlock_version() < 6, reason="this kernel has no Landlock scopes (Linux 6.12)")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 UNPRIVILEGED = 12345
 """A uid and gid that nobody has."""
@@ -276,12 +325,46 @@ def run_in(command: list[str], code: str, *args: str) -> subprocess.CompletedPro
     )
 
 
+def state(pid: int) -> str:
+    """As in /proc/PID/stat; X if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def switches(pid: int) -> int:
     """How often a process has gone to sleep.  Waits until it sleeps."""
-    proc = Path(f"/proc/{pid}")
-    wait_until(lambda: (proc / "stat").read_text().rpartition(")")[2].split()[0] == "S", "asleep")
-    lines = (proc / "status").read_text().splitlines()
+    wait_until(lambda: state(pid) == "S", "asleep")
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+
+def address(name: str) -> bytes:
+    """Of a lock with a plain name."""
+    return b"\0pidabs:" + name.encode()
+
+
+def inode(name: str) -> int | None:
+    """Of the socket that is the lock; None if it is free."""
+    listed = _diag.find(address(name))
+    return listed.inode if listed else None
+
+
+def queued(name: str) -> int:
+    """Entries in the lock's queue, dead ones included."""
+    listed = _diag.find(address(name))
+    return listed.queued if listed else 0
+
+
+def flocked(path: Path) -> bool:
+    """Whether another open file has `path` locked with flock(2)."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def open_descriptors() -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -183,8 +184,6 @@ def test_waits_for_a_process_and_a_process_waits_for_it(run: Run[None], name: st
 
 
 def test_release_to_a_stopped_process_does_not_stop_the_loop(run: Run[None], name: str) -> None:
-    import signal
-
     async def main() -> None:
         lock = await pidabs.Lock(name).acquire_async()
         with child(HOLD, args=(name,)) as waiter:

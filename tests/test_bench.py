@@ -1,6 +1,6 @@
 """docs/performance.md and the plots say what docs/bench/results.json says.
 
-That the benchmark runs is shown by `tox -e bench`.
+That the benchmark runs is shown by `tox -e bench`; what it leaves out, here.
 """
 
 from __future__ import annotations
@@ -44,6 +44,38 @@ def words_of(plot: Path) -> list[str]:
     words = re.findall(r"<text [^>]*>([^<]*)</text>", plot.read_text(encoding="utf-8"))
     assert words
     return words
+
+
+def test_what_interop_costs_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.interop", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    for kind in ("PIDLockFile", "FileLock"):
+        assert re.search(rf"^{kind} .* times ours, .* times the original's$", done.stdout, re.MULTILINE)
+
+
+HOLDERS_THAT_FAIL = """
+from bench.children import BenchError
+from bench.measure_death import Killer
+from bench.peers import FLOCK
+from bench.session import Session
+with Session(True, [FLOCK]) as session:
+    killer = Killer(session, FLOCK)
+    for _ in range(2):
+        try:
+            killer.times("not a number")
+        except BenchError:
+            print("failed")
+        killer._process.wait(60)
+    killer.close()
+"""
+
+
+def test_a_measure_whose_interpreter_ends_fails_and_not_the_run() -> None:
+    """The other measures are worth having."""
+    command = [sys.executable, "-c", HOLDERS_THAT_FAIL]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "failed\n" * 2), done.stderr
 
 
 def test_results_are_of_a_whole_run() -> None:

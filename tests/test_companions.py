@@ -11,20 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, Child, child, needs, wait_until
+from pages import DOCS, ROOT, SCRIPT, SYSTEM_PATH, blocks, blocks_of
+from support import DEADLINE, Child, child, needs, state, wait_until
 
 import pidabs
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "companions.md").read_text(encoding="utf-8")
-COMPANIONS = ROOT / "docs" / "companions"
-SCRIPT = Path(sys.executable).with_name("pidabs")
+PAGE = (DOCS / "companions.md").read_text(encoding="utf-8")
+COMPANIONS = DOCS / "companions"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PIDFILE = "/run/mydaemon.pid"
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-LINES = [
-    line for block in re.findall(r"^```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
-]
+LINES = [line for block in blocks_of(PAGE) for line in block.text.splitlines()]
 KILL, PGREP, STATUS, STOP, PIDABS_STATUS, PIDABS_STOP, SS, CRON, BASH, ZSH, FISH = LINES
 
 HOLD_MIRRORED = """
@@ -170,18 +167,10 @@ def test_the_units_main_process_is_the_holder(tmp_path: Path) -> None:
         first.wait(DEADLINE)
 
 
-def state(pid: int) -> str:
-    """As in /proc/PID/stat; X if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
-
-
 def test_the_mirror_of_a_forking_daemon_never_names_a_dead_process(tmp_path: Path) -> None:
     """systemd reads it when the first process ends, and again when the process that it found there ends."""
     program = tmp_path / "mydaemon.py"
-    (code,) = (code for code in python_of_the_readme() if "DaemonContext" in code)
+    (code,) = (code for code in blocks(README, "python") if "DaemonContext" in code)
     serve = "import signal\ndef serve():\n    signal.alarm(60)\n    signal.pause()\n"
     program.write_text(serve + code.replace("/run/", f"{tmp_path}/"))
     pidfile = tmp_path / "mydaemon.pid"
@@ -207,11 +196,6 @@ def test_the_mirror_of_a_forking_daemon_never_names_a_dead_process(tmp_path: Pat
         holder = pidabs.holder(pidfile)
         assert holder is not None
         assert holder.terminate(DEADLINE)
-
-
-def python_of_the_readme() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
 
 
 # The init script ----------------------------------------------------------------------------------------------

@@ -45,6 +45,30 @@ class Peer(NamedTuple):
     elsewhere: str  # another network namespace, the same directory: "excluded" or "not"
 
 
+def filelock(cls: str) -> str:
+    return textwrap.dedent(f"""
+        import filelock
+        lock = filelock.{cls}(path)
+        def take(seconds):
+            try: lock.acquire(timeout=-1 if seconds is None else seconds)
+            except filelock.Timeout: return False
+            return True
+        drop = lock.release
+    """)
+
+
+def portalocker(cls: str) -> str:
+    return textwrap.dedent(f"""
+        import portalocker
+        lock = portalocker.{cls}(path)
+        def take(seconds):
+            try: lock.acquire(timeout=1e6 if seconds is None else seconds, fail_when_locked=False)
+            except portalocker.LockException: return False
+            return True
+        drop = lock.release
+    """)
+
+
 PEERS = {
     "pidabs.Lock": Peer(
         "pidabs",
@@ -65,29 +89,12 @@ PEERS = {
     ),
     "filelock FileLock": Peer(
         "filelock",
-        """
-        import filelock
-        lock = filelock.FileLock(path)
-        def take(seconds):
-            try: lock.acquire(timeout=-1 if seconds is None else seconds)
-            except filelock.Timeout: return False
-            return True
-        drop = lock.release
-        """,
+        filelock("FileLock"),
         *("polls", "free", "free", "free", "possible", "no", "excluded"),
     ),
     "filelock SoftFileLock": Peer(
         "filelock",
-        """
-        import filelock
-        lock = filelock.SoftFileLock(path)
-        def take(seconds):
-            try: lock.acquire(timeout=-1 if seconds is None else seconds)
-            except filelock.Timeout: return False
-            return True
-        drop = lock.release
-        def who(): return lock.pid
-        """,
+        filelock("SoftFileLock") + "def who(): return lock.pid\n",
         *("polls", "free", "free", "free", "possible", "yes", "excluded"),
     ),
     "lockfile LockFile": Peer(
@@ -141,29 +148,12 @@ PEERS = {
     ),
     "portalocker Lock": Peer(
         "portalocker",
-        """
-        import portalocker
-        lock = portalocker.Lock(path, fail_when_locked=False)
-        def take(seconds):
-            try: lock.acquire(timeout=1e6 if seconds is None else seconds)
-            except portalocker.LockException: return False
-            return True
-        drop = lock.release
-        """,
+        portalocker("Lock"),
         *("polls", "free", "free", "kept", "possible", "no", "excluded"),
     ),
     "portalocker PidFileLock": Peer(
         "portalocker",
-        """
-        import portalocker
-        lock = portalocker.PidFileLock(path)
-        def take(seconds):
-            try: lock.acquire(timeout=1e6 if seconds is None else seconds, fail_when_locked=False)
-            except portalocker.LockException: return False
-            return True
-        drop = lock.release
-        who = lock.read_pid
-        """,
+        portalocker("PidFileLock") + "who = lock.read_pid\n",
         *("polls", "free", "free", "kept", "possible", "yes", "excluded"),
     ),
     "fasteners InterProcessLock": Peer(

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pages import ROOT, SCRIPT
 from support import DEADLINE, needs, wait_until
 
 import pidabs
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-SCRIPT = Path(sys.executable).with_name("pidabs")
+EXAMPLES = ROOT / "examples"
 
 
 def command(example: str, *arguments: object) -> list[str]:
@@ -215,12 +215,10 @@ def test_the_asyncio_worker(tmp_path: Path, name: str) -> None:
         assert refused(impatient, 1, holder_of(name))
         with started(start, tmp_path) as second:
             assert line_of(second).startswith(f"waiting for pid {first.pid} ")
-            wait_until(lambda: [lock.waiters for lock in pidabs.list_locks() if lock.name == name] == [1], "it waits")
+            wait_until(lambda: pidabs.Lock(name).waiters() == 1, "it waits")
             with started(start, tmp_path) as third:
                 assert line_of(third).startswith(f"waiting for pid {first.pid} ")
-                wait_until(
-                    lambda: [lock.waiters for lock in pidabs.list_locks() if lock.name == name] == [2], "so does it"
-                )
+                wait_until(lambda: pidabs.Lock(name).waiters() == 2, "so does it")
                 first.kill()
                 first.wait(DEADLINE)
                 # Of a killed one the order is lost.

@@ -15,11 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD, Child, child, must_block, needs, switches, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    DEADLINE,
+    HOLD,
+    Child,
+    child,
+    must_block,
+    needs,
+    needs_root,
+    switches,
+    wait_until,
+)
 
 import pidabs
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 STRANGER = "\n    import pidabs\n" + BECOME_UNPRIVILEGED + HOLD
 SOURCE = Path(__file__).parent.parent / "examples" / "lock.c"
@@ -97,11 +106,7 @@ def run(program: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 def waiting(name: str, count: int) -> None:
     """Wait until so many sleep in the queue."""
-
-    def queued() -> bool:
-        return [lock.waiters for lock in pidabs.list_locks() if lock.name == name] == [count]
-
-    wait_until(queued, f"{count} wait for {name}")
+    wait_until(lambda: pidabs.Lock(name).waiters() == count, f"{count} wait for {name}")
 
 
 # C holds ------------------------------------------------------------------------------------------------------------

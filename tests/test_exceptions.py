@@ -619,7 +619,7 @@ def test_sweep_leaves_an_inherited_listener(name: str, monkeypatch: pytest.Monke
 
 
 NO_DESCRIPTORS = """
-    import pidabs
+    import ctypes, pidabs
     from pidabs import _descriptors
     from _socket import socket as raw
     class Injected(BaseException): pass
@@ -629,12 +629,10 @@ NO_DESCRIPTORS = """
         raise Injected
     lock = pidabs.Lock(sys.argv[1])
     filling = []
-    import _posixsubprocess
     say("ready")
     listen()
-    libc = __import__("ctypes").CDLL(None)
     limit = max(map(int, os.listdir("/proc/self/fd"))) + 3  # the connection, and the grant
-    assert libc.setrlimit(7, (__import__("ctypes").c_ulong * 2)(limit, 4096)) == 0
+    assert ctypes.CDLL(None).setrlimit(7, (ctypes.c_ulong * 2)(limit, 4096)) == 0
     while True:
         try: filling.append(os.dup(0))
         except OSError: break

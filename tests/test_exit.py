@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import HOLD, child, run_in, wait_until
+from support import HOLD, child, inode, run_in, wait_until
 
 import pidabs
-from pidabs import _diag
 
 ENDS = {
     "end of the program": "",
@@ -36,11 +35,6 @@ lock = pidabs.Lock(sys.argv[1]).acquire()
 say("held")
 listen()
 """
-
-
-def inode(name: str) -> int | None:
-    listed = _diag.find(b"\0pidabs:" + name.encode())
-    return listed.inode if listed else None
 
 
 @pytest.mark.parametrize("end", [*ENDS, *SUDDEN_ENDS])

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -351,21 +352,18 @@ def test_a_forked_child_goes_on_with_its_own_count_where_filelock_3_is_installed
 def test_loop_that_is_closed_while_its_task_waits_for_its_turn(path: str) -> None:
     """The task that leaves finds nobody to wake there."""
     lock = ours.AsyncFileLock(path)
-    waits = threading.Event()
+    abandoned: list[asyncio.Future[Any]] = []
 
     def waiting_loop() -> None:
         async def main() -> None:
             task = asyncio.ensure_future(lock.acquire())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            waits.set()
             abandoned.append(task)
 
         loop = asyncio.new_event_loop()
         loop.run_until_complete(main())
         loop.close()
-
-    abandoned: list[asyncio.Future[Any]] = []
 
     async def first() -> None:
         with pidabs.Lock(path):
@@ -374,9 +372,7 @@ def test_loop_that_is_closed_while_its_task_waits_for_its_turn(path: str) -> Non
             thread = threading.Thread(target=waiting_loop)
             thread.start()
             await asyncio.to_thread(thread.join, DEADLINE)
-            assert waits.is_set()
-            pending = asyncio.create_task(asyncio.sleep(0))
-            await pending
+            assert abandoned
         await task
         assert lock.lock_counter == 1
         await lock.release()
@@ -386,11 +382,36 @@ def test_loop_that_is_closed_while_its_task_waits_for_its_turn(path: str) -> Non
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+def test_loops_that_are_the_first_to_use_an_object_at_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. Two threads find that it has no gate yet; 2. each makes one; 3. both are inside, and one fails."""
+    from pidabs.compat.filelock import asyncio as module
+
+    both = threading.Barrier(2)
+
+    class MadeSlowly(module._Gate):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            try:
+                both.wait(1)
+            except threading.BrokenBarrierError:
+                pass
+
+    monkeypatch.setattr(module, "_Gate", MadeSlowly)
+    lock = ours.AsyncFileLock(path)
+    with pidabs.Lock(path):
+        first, second = (must_block(lambda: asyncio.run(lock.acquire(DEADLINE))) for _ in range(2))
+    first()
+    second()
+    assert lock.lock_counter == 2
+    drive(lock.release(force=True))
+    assert not lock.is_locked
+
+
 def test_cancelled_while_waiting_for_the_turn_to_release(path: str) -> None:
     async def main() -> None:
         lock = ours.AsyncFileLock(path)
         await lock.acquire()
-        gate = lock._mine.hold.turns
+        gate = lock._mine.hold.gate
         someone = object()
         assert gate.enter(someone) is None  # another task is taking or dropping it
         task = asyncio.create_task(lock.release())
@@ -478,7 +499,7 @@ def test_what_an_option_is_set_to_is_shown(cls: Any, path: str) -> None:
 
 def test_release_by_a_signal_handler_on_top_of_the_acquire(path: str) -> None:
     code = """
-    import os, signal, sys, pidabs
+    import signal
     from pidabs.compat.filelock import FileLock
     lock = FileLock(sys.argv[1])
     def handler(*_):
@@ -492,9 +513,8 @@ def test_release_by_a_signal_handler_on_top_of_the_acquire(path: str) -> None:
     """
     with pidabs.Lock(path) as holder, child(code, args=(path,)) as process:
         process.expect("asks")
-        while not holder.waiters():
-            os.sched_yield()
-        process.signal(10)
+        wait_until(holder.waiters)
+        process.signal(signal.SIGUSR1)
         process.expect("released nothing False")
         holder.release()
         process.expect("held 1")

@@ -11,15 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from lockfile import AlreadyLocked, LockTimeout, NotMyLock
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import Child, child, must_block, open_descriptors, wait_until
+from support import Child, address, child, inode, must_block, open_descriptors, queued, wait_until
 
 import pidabs
 from pidabs import _descriptors, _diag, _holder, _linux, _mirror, _queue
@@ -53,15 +54,6 @@ AS_STRANGER = f"""
         sock = socket.socket(socket.AF_UNIX); sock.connect(address if to is None else to); sock.send(word); return sock
 """
 """Child code: another user, who knows the name and the protocol."""
-
-
-def address(name: str) -> bytes:
-    return b"\0pidabs:" + name.encode()
-
-
-def queued(name: str) -> int:
-    listed = _diag.find(address(name))
-    return listed.queued if listed else 0
 
 
 @contextmanager
@@ -339,15 +331,13 @@ def test_friend_behind_a_hundred_strangers_is_granted(name: str, word: bytes) ->
     """They are skipped without a question: at 2 ms for each that says nothing, 100 would take longer than a release."""
     code = FLOOD + f"    flood(100, {word!r}); say(len(kept)); listen(); say(granted())"
     lock = pidabs.Lock(name).acquire()
-    inode = os.fstat(lock.fileno()).st_ino
+    before = inode(name)
     with stranger(code, name) as process:
         process.expect("100")
         with friend(name) as waiter:
             lock.release()
             waiter.expect("held 1")
-            listed = _diag.find(lock.address)
-            assert listed is not None
-            assert inode == listed.inode
+            assert inode(name) == before
             process.tell()
             process.expect("False")
 
@@ -557,14 +547,14 @@ def test_process_that_was_sent_the_squatters_socket_is_not_its_holder(name: str,
             if gone:
                 process.kill()
             holder = pidabs.holder(name)
-            if holder is not None:  # it is free if it was only bound... and stays taken while the innocent has it
-                assert (holder.pid, holder.uid) == (None if gone else process.pid, STRANGER)
-                if gone:
-                    with pytest.raises(pidabs.LockError, match="no handle"):
-                        holder.terminate(0, kill=True)
-                else:
-                    assert holder.terminate(20)
-                    assert process.wait() == -signal.SIGTERM
+            assert holder is not None  # the name stays taken while the innocent has the socket
+            assert (holder.pid, holder.uid) == (None if gone else process.pid, STRANGER)
+            if gone:
+                with pytest.raises(pidabs.LockError, match="no handle"):
+                    holder.terminate(0, kill=True)
+            else:
+                assert holder.terminate(20)
+                assert process.wait() == -signal.SIGTERM
             assert innocent.process.poll() is None
 
 
@@ -588,14 +578,6 @@ FORGES = """
     say("forged")
     listen()
 """
-
-
-@pytest.fixture
-def no_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
-        raise PermissionError(1, "no netlink")
-
-    monkeypatch.setattr(_diag, "socket", fail)
 
 
 OWNS_A_SOCKET = """
@@ -923,11 +905,9 @@ def test_fifo_planted_as_the_flock_is_taken_again(strangers_dir: Path, monkeypat
     assert path.is_fifo()
 
 
-def must_not_block(function: object) -> bool:
+def must_not_block(function: Callable[[], object]) -> bool:
     """Whether it ends, in a thread, so that a test that fails can go on."""
-    import threading
-
-    thread = threading.Thread(target=function, daemon=True)  # type: ignore[arg-type]
+    thread = threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(5)
     return not thread.is_alive()

@@ -105,7 +105,6 @@ def test_the_rest_of_the_originals_is_their_own() -> None:
         with unittest.mock.patch("filelock.FileLock") as patched:
             assert filelock.FileLock is patched
         assert filelock.FileLock is type(lock)
-        from pidabs.compat.lockfile.pidlockfile import _original
         assert filelock.FileLock._original.__mro__[1] is original
         assert "lockfile.pidlockfile" in {base.__module__ for base in lockfile.pidlockfile.PIDLockFile.__mro__}
     """
@@ -384,9 +383,8 @@ def test_children_have_it_too(tmp_path: Path) -> None:
 
 
 def test_a_child_pays_nothing_before_the_first_import_of_an_original(tmp_path: Path) -> None:
-    code = (
-        "import sys; print([name for name in sys.modules if 'pidabs' in name], [p for p in sys.path if 'pidabs' in p])"
-    )
+    ours = "[name for name in sys.modules if name.partition('.')[0] == 'pidabs']"
+    code = f"import sys; print({ours}, [path for path in sys.path if 'pidabs' in path])"
     (tmp_path / "x.py").write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {code!r}])\n")
     done = run(*RUNNER, "x.py", cwd=tmp_path)
     assert done.stderr == ""

@@ -32,6 +32,7 @@ from support import (
     child,
     in_namespace,
     must_block,
+    state,
     switches,
     wait_until,
 )
@@ -310,14 +311,15 @@ def test_a_worker_that_was_forked_does_not_release_it(new: Any, path: Path) -> N
 @pytest.mark.parametrize("preserved", ["the socket", "nothing else is closed"])
 def test_a_daemon_that_takes_it_before_it_detaches(path: Path, preserved: str) -> None:
     code = """
-    import lockfile.pidlockfile
     from daemon import DaemonContext
     from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
     pidfile = TimeoutPIDLockFile(sys.argv[1], interop=True)
     pidfile.acquire()
     reader, writer = os.pipe()
     answer, ask = os.pipe()
-    if os.fork() == 0:
+    with pidfile.across_fork():
+        pid = os.fork()
+    if pid == 0:
         keep = [pidfile, writer, answer, sys.stdout, sys.stderr]
         if sys.argv[2] != "the socket":
             keep += range(3, 64)
@@ -328,12 +330,6 @@ def test_a_daemon_that_takes_it_before_it_detaches(path: Path, preserved: str) -
             os.read(answer, 1)
         os.write(writer, b"gone %d" % pidfile.is_locked())
         os._exit(0)
-    """
-    # The parent's own first fork is outside of across_fork: so fork inside.
-    code = code.replace(
-        "    if os.fork() == 0:\n", "    with pidfile.across_fork():\n        pid = os.fork()\n    if pid == 0:\n"
-    )
-    code += """
     say(os.read(reader, 100).decode())
     say(pidfile.i_am_locking())
     listen()
@@ -532,8 +528,7 @@ def test_a_thread_that_lives_on(path: Path) -> None:
     """
     with child(code, args=(str(path),)) as holder:
         holder.expect("held")
-        state = lambda: Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[0]  # noqa: E731
-        wait_until(lambda: state() == "Z", "its first thread to end")
+        wait_until(lambda: state(holder.pid) == "Z", "its first thread to end")
         assert not take(PIDLockFile(str(path), interop=True), 0)
 
 

@@ -12,27 +12,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support import HOLD, child, in_namespace, run_in, wait_until
+from support import HOLD, address, child, in_namespace, needs_root, queued, run_in, wait_until
 
 import pidabs
 from pidabs import _diag
 
 
-def address(name: str) -> bytes:
-    return b"\0pidabs:" + name.encode()
-
-
 def mine(name: str) -> list[pidabs.LockInfo]:
     """The listed locks of this test; others may hold theirs meanwhile."""
     return [lock for lock in pidabs.list_locks() if name in lock.name]
-
-
-@pytest.fixture
-def no_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(_diag, "socket", fail)
 
 
 @pytest.fixture(params=["netlink", "proc"])
@@ -87,7 +75,7 @@ def test_owner_and_holder(name: str, source: str) -> None:
         assert listed.holder() is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@needs_root
 def test_owner_is_another_user(name: str) -> None:
     with child("import pidabs; os.setuid(12350)\n" + textwrap.dedent(HOLD), args=(name,)) as process:
         process.expect("held")
@@ -110,14 +98,12 @@ def test_waiters_are_the_living(name: str, source: str) -> None:
 
 @pytest.mark.usefixtures("source")
 def test_asking_leaves_no_trace(name: str) -> None:
-    with pidabs.Lock(name) as lock:
+    with pidabs.Lock(name):
         for _ in range(20):
             assert pidabs.Lock(name).locked()
             assert mine(name) != []
             assert pidabs.Lock(name).waiters() == 0
-        listed = _diag.find(lock.address)
-        assert listed is not None
-        assert listed.queued == 0
+        assert queued(name) == 0
     assert not pidabs.Lock(name).locked()
 
 
@@ -237,7 +223,8 @@ def test_locks_of_other_network_namespaces_are_not_seen(name: str) -> None:
         assert done.stdout == "[] False None\n", done.stderr
 
 
-def test_neither_source(name: str, monkeypatch: pytest.MonkeyPatch, no_netlink: None) -> None:
+@pytest.mark.usefixtures("no_netlink")
+def test_neither_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_proc(*args: Any) -> None:
         raise FileNotFoundError(errno.ENOENT, "no /proc")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import inspect
 import os
@@ -19,10 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import HOLD, SECCOMP, child, has_seccomp, must_block, open_descriptors, wait_until
+from support import HOLD, SECCOMP, child, has_seccomp, inode, must_block, open_descriptors, queued, wait_until
 
 import pidabs
-from pidabs import _diag
+from pidabs import _queue
 
 LOST = r"its descriptor was closed behind our back.*files_preserve=\[lock\]"
 
@@ -177,14 +178,17 @@ def test_timeout_is_pickled_with_its_holder(name: str) -> None:
 
 
 def test_single_tries_leave_nothing_in_the_holders_queue(name: str) -> None:
-    with pidabs.Lock(name) as lock:
+    with pidabs.Lock(name):
         other = pidabs.Lock(name)
         for _ in range(2000):
             with pytest.raises(pidabs.Timeout):
                 other.acquire(timeout=0)
-        listed = _diag.find(lock.address)
-        assert listed is not None
-        assert listed.queued == 0
+        assert queued(name) == 0
+
+
+def test_cancel_check_is_asked_twenty_times_a_second_unless_told_otherwise() -> None:
+    for acquire in (pidabs.Lock.acquire, pidabs.Lock.acquire_async):
+        assert inspect.signature(acquire).parameters["poll_interval"].default == 0.05
 
 
 # Misuse -------------------------------------------------------------------------------------------------------
@@ -252,10 +256,10 @@ def test_shared_object_excludes_threads(name: str) -> None:
                 counter[0] = seen + 1
                 inside.pop()
 
-    finish = [threading.Thread(target=work) for _ in range(6)]
-    for thread in finish:
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
         thread.start()
-    for thread in finish:
+    for thread in threads:
         thread.join()
     assert counter == [300]
     assert is_free(name)
@@ -313,11 +317,6 @@ def test_lock_is_not_copied(name: str, copy: Callable[[pidabs.Lock], object]) ->
         copy(pidabs.Lock(name))
 
 
-def test_cancel_check_is_asked_twenty_times_a_second_unless_told_otherwise() -> None:
-    for acquire in (pidabs.Lock.acquire, pidabs.Lock.acquire_async):
-        assert inspect.signature(acquire).parameters["poll_interval"].default == 0.05
-
-
 def test_collected_lock_goes_to_the_head_of_its_queue(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with child(HOLD, args=(name,)) as waiter:
@@ -334,15 +333,12 @@ def test_collected_lock_is_handed_on_although_warnings_are_errors(name: str) -> 
     lock = pidabs.Lock(name).acquire()
     with child(HOLD, args=(name,)) as waiter:
         wait_until(lambda: pidabs.Lock(name).waiters() == 1)
-        listed = _diag.find(lock.address)
+        before = inode(name)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             del lock
         waiter.expect("held")
-        after = _diag.find(b"\0pidabs:" + name.encode())
-        assert listed is not None
-        assert after is not None
-        assert listed.inode == after.inode
+        assert inode(name) == before is not None
 
 
 def test_lock_that_was_never_acquired_is_collected_silently(name: str) -> None:
@@ -641,10 +637,6 @@ def test_holding_a_thousand_locks(name: str) -> None:
 
 
 def test_denied_sockets_are_unsupported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    from pidabs import _queue
-
     def deny(sock: object, address: bytes) -> bool:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 

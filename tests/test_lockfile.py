@@ -1,4 +1,4 @@
-"""lockfile's five locks beside the originals: the same, but for what was wrong with those."""
+"""lockfile's locks beside the originals, all but PIDLockFile: the same, but for what was wrong with those."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,21 @@ import lockfile
 import pidabs.compat.filelock
 import pidabs.compat.lockfile as our_package
 import pytest
+from daemon.pidfile import TimeoutPIDLockFile as StockTimeoutPIDLockFile
+from lockfile.pidlockfile import PIDLockFile as StockPIDLockFile
+from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
-from support import BECOME_UNPRIVILEGED, HOLD_PIDFILE, TAKEN, child, must_block, switches, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    HOLD_PIDFILE,
+    TAKEN,
+    child,
+    must_block,
+    raised,
+    spec,
+    switches,
+    wait_until,
+)
 
 import pidabs
 
@@ -38,11 +52,8 @@ def classes(package: str) -> list[Any]:
 
 STOCK = classes("lockfile")
 OURS = classes("pidabs.compat.lockfile")
-
-
-def spec(cls: type) -> str:
-    """The class for a child's command line, and for a test's id."""
-    return f"{cls.__module__}:{cls.__qualname__}"
+PIDLOCKFILES = [StockPIDLockFile, StockTimeoutPIDLockFile, PIDLockFile, TimeoutPIDLockFile]
+"""Whose other tests are in test_pidlockfile.py."""
 
 
 either = pytest.mark.parametrize("cls", STOCK + OURS, ids=spec)
@@ -53,13 +64,6 @@ stock = pytest.mark.parametrize("cls", STOCK[:3], ids=spec)
 pairs = pytest.mark.parametrize(
     ("theirs", "our"), list(zip(STOCK, OURS, strict=True)), ids=lambda cls: str(cls.__name__)
 )
-
-
-def raised(function: Callable[..., Any], *args: Any) -> tuple[type[BaseException], Any]:
-    """What it raises: the class and its arguments."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        function(*args)
-    return type(caught.value), caught.value.args
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
@@ -185,7 +189,7 @@ def test_decorator(package: Any, path: Path) -> None:
     assert not package.FileLock(str(path)).is_locked()
 
 
-@pytest.mark.parametrize("cls", STOCK[:3] + OURS, ids=spec)
+@pytest.mark.parametrize("cls", STOCK[:3] + OURS + PIDLOCKFILES, ids=spec)
 def test_copies_and_pickles(cls: Any, path: Path) -> None:
     lock = cls(str(path), timeout=7)
     lock.acquire()
@@ -195,7 +199,7 @@ def test_copies_and_pickles(cls: Any, path: Path) -> None:
     assert not lock.is_locked()
 
 
-@pytest.mark.parametrize("cls", OURS, ids=spec)
+@ours
 def test_interop_by_the_environment_is_refused_aloud(cls: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIDABS_INTEROP", "1")
     with pytest.warns(RuntimeWarning, match=f"{cls.__name__} has no interop") as caught:
@@ -416,11 +420,10 @@ def test_free_after_sigkill(cls: Any, path: Path) -> None:
 def test_waiters_sleep_and_are_served_in_order(cls: Any, path: Path) -> None:
     lock = cls(str(path))
     lock.acquire()
-    waiters = [child(HOLD_PIDFILE, args=(spec(cls), str(path))) for _ in range(3)]
-    queue = []
-    try:
-        for number, waiter in enumerate(waiters):
-            queue.append(waiter.__enter__())
+    with ExitStack() as stack:
+        queue = []
+        for number in range(3):
+            queue.append(stack.enter_context(child(HOLD_PIDFILE, args=(spec(cls), str(path)))))
             wait_until(lambda: pidabs.Lock(lock.lock_file).waiters() == number + 1, "it has joined")  # noqa: B023
         before = [switches(waiter.pid) for waiter in queue]
         assert queue[0].says_nothing(0.4)
@@ -430,9 +433,6 @@ def test_waiters_sleep_and_are_served_in_order(cls: Any, path: Path) -> None:
             waiter.expect("held")
             waiter.tell()
             waiter.expect("released")
-    finally:
-        for waiter in waiters[: len(queue)]:
-            waiter.__exit__(None, None, None)
 
 
 @ours
@@ -475,16 +475,10 @@ def test_no_directory_is_needed(cls: Any, path: Path) -> None:
 
 @ours
 def test_no_write_permission_is_needed(cls: Any, public_dir: Path) -> None:
-    code = "import importlib, lockfile\nimportlib.import_module(sys.argv[1].partition(':')[0])\n"
-    with child(
-        code + unindented(BECOME_UNPRIVILEGED + HOLD_PIDFILE), args=(spec(cls), str(public_dir / "x"))
-    ) as holder:
+    code = "    import importlib; importlib.import_module(sys.argv[1].partition(':')[0])\n"
+    with child(code + BECOME_UNPRIVILEGED + HOLD_PIDFILE, args=(spec(cls), str(public_dir / "x"))) as holder:
         holder.expect("held")
         assert cls(str(public_dir / "x")).is_locked()
-
-
-def unindented(code: str) -> str:
-    return inspect.cleandoc(code)
 
 
 @ours

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import BECOME_UNPRIVILEGED, DEADLINE, child, must_block, open_descriptors, wait_until
+from support import BECOME_UNPRIVILEGED, DEADLINE, child, flocked, must_block, open_descriptors, wait_until
 
 import pidabs
 
@@ -29,16 +28,6 @@ HOLD_MIRRORED = """
 """
 
 has_pgrep = pytest.mark.skipif(shutil.which("pgrep") is None, reason="procps is not installed")
-
-
-def flocked(path: Path) -> bool:
-    """Whether another open file has `path` locked with flock(2)."""
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def pgrep(path: Path) -> str | None:

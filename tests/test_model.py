@@ -5,41 +5,20 @@ Needs spin and a C compiler; under tox, only in the environment `model`.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import os
 import re
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from pages import DOCS, ROOT, functions, load
 
-import pidabs
-
-ROOT = Path(__file__).parent.parent
 MODEL = (ROOT / "model" / "handoff.pml").read_text(encoding="utf-8")
-DOC = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+DOC = (DOCS / "model.md").read_text(encoding="utf-8")
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check", ROOT / "model" / "check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check = load()
+check = load(ROOT / "model" / "check.py")
 CASES = [*check.CONFIGURATIONS, *check.MUTANTS, *check.LIMITS]
 runs_spin = pytest.mark.skipif(os.environ.get("TOX_ENV_NAME", "model") != "model", reason="tox -e model runs it")
-
-
-def functions(module: str) -> set[str]:
-    """The functions and methods of a module of pidabs, as it is installed."""
-    source = Path(str(pidabs.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
-    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
 
 
 def steps_of_model() -> dict[str, set[str]]:

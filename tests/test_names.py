@@ -8,12 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from support import child, run_in
+from support import child, needs_root, run_in
 
 import pidabs
 from pidabs._names import is_path, parse, resolve
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 class Fspath:

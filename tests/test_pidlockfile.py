@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import gc
 import inspect
@@ -10,10 +9,11 @@ import os
 import pickle
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,32 @@ from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile as OurTimeoutPIDLock
 from pidabs.compat.lockfile import _shared
 from pidabs.compat.lockfile import pidlockfile as our_module
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile as OurPIDLockFile
-from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD_PIDFILE, TAKEN, Child, child, must_block, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    DEADLINE,
+    HOLD_PIDFILE,
+    MADE,
+    TAKEN,
+    Child,
+    child,
+    must_block,
+    raised,
+    spec,
+    wait_until,
+)
 
 import pidabs
+from pidabs import _diag
 
 STOCK = (StockPIDLockFile, StockTimeoutPIDLockFile)
 OURS = (OurPIDLockFile, OurTimeoutPIDLockFile)
 PAIRS = tuple(zip(STOCK, OURS, strict=True))
 
 
-def spec(cls: type) -> str:
-    """The class for a child's command line, and for a test's id."""
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
 either = pytest.mark.parametrize("cls", STOCK + OURS, ids=spec)
 stock = pytest.mark.parametrize("cls", STOCK, ids=spec)
 ours = pytest.mark.parametrize("cls", OURS, ids=spec)
 pairs = pytest.mark.parametrize(("theirs", "our"), PAIRS, ids=lambda cls: cls.__name__)
-
-
-def raised(function: Callable[..., Any], *args: Any) -> tuple[type[BaseException], Any]:
-    """What it raises: the class and its arguments."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        function(*args)
-    return type(caught.value), caught.value.args
 
 
 def pid_text(path: Path) -> str:
@@ -149,16 +150,6 @@ def test_module_names() -> None:
         assert getattr(stock_module, name) is getattr(our_module, name)
     assert all(hasattr(our_module, name) for name in our_module.__all__)
     assert our_daemon_module.PIDLockFile is OurPIDLockFile
-
-
-@either
-def test_copies_and_pickles(cls: Any, path: Path) -> None:
-    lock = cls(str(path), timeout=7)
-    lock.acquire()
-    for other in (copy.copy(lock), copy.deepcopy(lock), pickle.loads(pickle.dumps(lock))):
-        assert (lock.path, lock.timeout, True) == (other.path, other.timeout, other.i_am_locking())
-    other.release()
-    assert not lock.is_locked()
 
 
 # What it does -------------------------------------------------------------------------------------------------
@@ -260,7 +251,7 @@ def test_no_timeout_is_one_try(cls: Any, path: Path) -> None:
     """The originals' docs say that acquire() waits for ever; they do not, and nor do we."""
     with child(HOLD_PIDFILE, args=(spec(cls), str(path))) as holder:
         holder.expect("held")
-        with child(HOLD_PIDFILE, args=(spec(cls), str(path)), stderr=-3) as second:
+        with child(HOLD_PIDFILE, args=(spec(cls), str(path)), stderr=subprocess.DEVNULL) as second:
             assert second.wait() == 1
 
 
@@ -385,14 +376,9 @@ def test_a_missing_directory(cls: Any, path: Path) -> None:
 @either
 def test_a_read_only_directory(cls: Any, public_dir: Path) -> None:
     code = (
-        """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    make = getattr(importlib.import_module(module), cls)
-    """
+        MADE
         + BECOME_UNPRIVILEGED
         + """
-    lock = make(sys.argv[2])
     try:
         lock.acquire()
     except lockfile.LockFailed as exc:
@@ -512,12 +498,7 @@ def test_a_waiter_is_woken_by_sigkill(cls: Any, path: Path) -> None:
 
 @ours
 def test_released_at_interpreter_exit(cls: Any, path: Path) -> None:
-    code = """
-    import importlib
-    module, _, cls = sys.argv[1].partition(":")
-    getattr(importlib.import_module(module), cls)(sys.argv[2]).acquire()
-    """
-    with child(code, args=(spec(cls), str(path))) as process:
+    with child(TAKEN, args=(spec(cls), str(path))) as process:
         assert process.wait() == 0
     assert not path.exists()
 
@@ -617,8 +598,6 @@ def test_a_refusal_that_nobody_reads_leaves_no_trace(cls: Any, path: Path) -> No
             assert cls(str(path)).is_locked()
         [found] = [lock for lock in pidabs.list_locks() if lock.name == str(path)]
         assert found.waiters == 0
-        from pidabs import _diag
-
         assert _diag.queue(found.inode) == []
 
 
@@ -634,11 +613,9 @@ def test_a_relative_path_and_a_chdir(cls: Any, path: Path) -> None:
 
 
 def chdir_and_release(cls: type, path: Path) -> str:
-    code = """
-    import importlib, lockfile
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)("x.pid")
-    lock.acquire()
+    code = (
+        TAKEN
+        + """
     os.chdir("/")
     try:
         lock.release()
@@ -646,7 +623,8 @@ def chdir_and_release(cls: type, path: Path) -> str:
     except lockfile.NotLocked as exc:
         say(exc)
     """
-    with child(code, cwd=path.parent, args=(spec(cls),)) as process:
+    )
+    with child(code, cwd=path.parent, args=(spec(cls), "x.pid")) as process:
         return process.read_line()
 
 
@@ -755,10 +733,10 @@ def test_a_path_that_is_a_directory(cls: Any, path: Path) -> None:
 
 @ours
 def test_no_descriptors_left(cls: Any, path: Path) -> None:
-    code = """
-    import importlib, lockfile, resource
-    module, _, cls = sys.argv[1].partition(":")
-    lock = getattr(importlib.import_module(module), cls)(sys.argv[2])
+    code = (
+        MADE
+        + """
+    import resource
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     files = []
     try:
@@ -777,6 +755,7 @@ def test_no_descriptors_left(cls: Any, path: Path) -> None:
         files.pop().close()
     say(lock.is_locked())
     """
+    )
     with child(code, args=(spec(cls), str(path))) as process:
         process.expect("failed OSError")  # no socket
         process.expect("failed MirrorError")  # no PID file: and the socket is closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import shutil
@@ -19,7 +18,18 @@ from daemon.pidfile import TimeoutPIDLockFile as StockTimeoutPIDLockFile
 from lockfile.pidlockfile import PIDLockFile as StockPIDLockFile
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile as OurTimeoutPIDLockFile
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile as OurPIDLockFile
-from support import BECOME_UNPRIVILEGED, DEADLINE, UNPRIVILEGED, Child, child, must_block, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    DEADLINE,
+    UNPRIVILEGED,
+    Child,
+    child,
+    flocked,
+    must_block,
+    needs_root,
+    spec,
+    wait_until,
+)
 
 import pidabs
 
@@ -29,14 +39,9 @@ STOCK = [StockPIDLockFile, StockTimeoutPIDLockFile]
 OURS = [OurPIDLockFile, OurTimeoutPIDLockFile]
 
 
-def spec(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
 either = pytest.mark.parametrize("cls", STOCK + OURS, ids=spec)
 stock = pytest.mark.parametrize("cls", STOCK, ids=spec)
 ours = pytest.mark.parametrize("cls", OURS, ids=spec)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change its uid or root directory")
 
 SETUP = """
     import fcntl, gc, importlib, multiprocessing, subprocess, daemon, pidabs
@@ -144,15 +149,6 @@ def running(code: str, cls: type, path: Path | str, **kwargs: Any) -> Iterator[D
         yield process
     finally:
         process.close()
-
-
-def flocked(path: Path) -> bool:
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @pytest.fixture
@@ -680,74 +676,6 @@ def test_the_childs_death_frees_it(name: str) -> None:
         pidabs.Lock(name).acquire(timeout=0).release()
 
 
-def test_a_fork_that_fails_moves_nothing(name: str) -> None:
-    code = (
-        "    import pidabs, resource\n"
-        + BECOME_UNPRIVILEGED
-        + """
-    lock = pidabs.Lock(sys.argv[1]).acquire()
-    before = sorted(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    with lock.across_fork():
-        try:
-            if os.fork() == 0:
-                os._exit(0)
-            say("forked")
-        except OSError:  # of CPython 3.10 without its errno, which any hook's system call resets
-            say("failed")
-    say(lock.held, lock.holder().pid == os.getpid(), sorted(os.listdir("/proc/self/fd")) == before)
-    listen()
-    lock.release()
-    """
-    )
-    with child(code, args=(name,)) as process:
-        process.expect("failed")
-        process.expect("True True True")
-        with pytest.raises(pidabs.Timeout):
-            pidabs.Lock(name).acquire(timeout=0)
-        process.tell()
-        assert process.wait() == 0
-    assert not pidabs.Lock(name).locked()
-
-
-def test_another_threads_fork_moves_nothing(name: str) -> None:
-    code = """
-    import pidabs, threading
-    lock = pidabs.Lock(sys.argv[1]).acquire()
-    def work():
-        if os.fork() == 0:
-            say("child", lock.held)
-            os._exit(0)
-        os.wait()
-    with lock.across_fork():
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    say("parent", lock.held)
-    """
-    with child(code, args=(name,)) as process:
-        process.expect("child False")
-        process.expect("parent True")
-        assert process.wait() == 0
-
-
-def test_forks_after_the_block_move_nothing(name: str) -> None:
-    code = """
-    import pidabs
-    lock = pidabs.Lock(sys.argv[1]).acquire()
-    with lock.across_fork():
-        pass
-    if os.fork() == 0:
-        say("child", lock.held)
-        os._exit(0)
-    os.wait()
-    say("parent", lock.held)
-    """
-    with child(code, args=(name,)) as process:
-        process.expect("child False")
-        process.expect("parent True")
-
-
 def test_several_locks_move_together(name: str, path: Path) -> None:
     code = """
     import pidabs
@@ -766,27 +694,6 @@ def test_several_locks_move_together(name: str, path: Path) -> None:
         process.expect("True True False True True")
         process.expect("False False True False False")
         assert process.wait() == 0
-
-
-def test_a_lock_taken_inside_the_block_moves_too(name: str) -> None:
-    code = """
-    import pidabs
-    lock = pidabs.Lock(sys.argv[1])
-    with lock.across_fork():
-        if os.fork() == 0:
-            say(lock.held)
-            os._exit(0)
-        os.wait()
-        lock.acquire()
-        if os.fork() == 0:
-            say(lock.held)
-            os._exit(0)
-        os.wait()
-        say(lock.held)
-    """
-    with child(code, args=(name,)) as process:
-        for line in ("False", "True", "False"):
-            process.expect(line)
 
 
 def test_a_mirror_that_cannot_follow_does_not_stop_the_lock(public_dir: Path) -> None:

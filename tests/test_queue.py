@@ -6,10 +6,9 @@ A race is forced: raw sockets play the holder or a waiter, and say each byte whe
 from __future__ import annotations
 
 import array
-import ctypes
 import os
-import platform
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -25,32 +24,27 @@ import pytest
 from support import (
     DEADLINE,
     HOLD,
+    LANDLOCK,
     STILL_BLOCKED_AFTER,
     Child,
+    address,
     child,
+    has_scopes,
     in_namespace,
+    inode,
     must_block,
+    needs_root,
     open_descriptors,
+    queued,
     run_in,
+    state,
     wait_until,
 )
 
 import pidabs
-from pidabs import _descriptors, _diag, _linux, _queue
+from pidabs import _descriptors, _linux, _queue
 
-ROOT = os.geteuid() == 0
-needs_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
 STRANGER = 12346
-
-
-def address(name: str) -> bytes:
-    return b"\0pidabs:" + name.encode()
-
-
-def queue_length(name: str) -> int:
-    """Entries in the lock's queue, dead ones included."""
-    listed = _diag.find(address(name))
-    return listed.queued if listed else 0
 
 
 def living(name: str) -> int:
@@ -113,10 +107,10 @@ def waiting(name: str, count: int = 1, *args: str) -> Iterator[list[Child]]:
     with ExitStack() as stack:
         children = []
         for _ in range(count):
-            before = queue_length(name)
+            before = queued(name)
             process = stack.enter_context(child(WAIT, args=(name, *args)))
             process.expect("asks")
-            wait_until(lambda before=before: queue_length(name) == before + 1, "the waiter to be in the queue")  # type: ignore[misc]
+            wait_until(lambda before=before: queued(name) == before + 1, "the waiter to be in the queue")  # type: ignore[misc]
             children.append(process)
         yield children
 
@@ -142,15 +136,13 @@ def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
 def test_the_socket_stays_the_same_from_owner_to_owner(name: str) -> None:
     """Had it been freed in between, anybody might have barged in."""
     lock = pidabs.Lock(name).acquire()
-    inode = os.fstat(lock.fileno()).st_ino
+    before = inode(name)
     with waiting(name, 2) as (first, second):
         lock.release()
         first.expect("held")
         first.tell()
         second.expect("held")
-        listed = _diag.find(lock.address)
-        assert listed is not None
-        assert inode == listed.inode
+        assert inode(name) == before
 
 
 def test_cancel_check_is_asked_and_the_place_in_the_queue_is_kept(name: str) -> None:
@@ -276,7 +268,7 @@ def test_stopped_head_is_skipped_and_has_its_turn_later(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name, 2) as (stopped, second):
         stopped.signal(signal.SIGSTOP)
-        wait_until(lambda: Path(f"/proc/{stopped.pid}/stat").read_text().split()[2] == "T")
+        wait_until(lambda: state(stopped.pid) == "T")
         lock.release()
         second.expect("held")
         stopped.signal(signal.SIGCONT)
@@ -333,7 +325,7 @@ def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name) as (stopped,):
         stopped.signal(signal.SIGSTOP)
-        wait_until(lambda: Path(f"/proc/{stopped.pid}/stat").read_text().split()[2] == "T")
+        wait_until(lambda: state(stopped.pid) == "T")
         lock.release()
         assert not lock.locked()
         stopped.signal(signal.SIGCONT)
@@ -433,7 +425,7 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -
         with waiting(name) as (waiter,):
             holder.tell()
             waiter.expect("held")
-            wait_until(lambda: Path(f"/proc/{holder.pid}/stat").read_text().split()[2] == "T")
+            wait_until(lambda: state(holder.pid) == "T")
             waiter.tell()
             waiter.expect("released")
             pidabs.Lock(name).acquire(0).release()
@@ -571,7 +563,7 @@ def test_dead_entries_at_the_head(name: str, dead: int) -> None:
     for _ in range(dead):
         with raw() as gone:
             play_waiter(gone, name)
-    assert queue_length(name) == dead
+    assert queued(name) == dead
     with waiting(name) as (waiter,):
         lock.release()
         waiter.expect("held")
@@ -582,10 +574,10 @@ def test_dead_entries_are_drained_when_the_holder_asks(name: str) -> None:
         for _ in range(100):
             with raw() as gone:
                 play_waiter(gone, name)
-        assert queue_length(name) == 100
+        assert queued(name) == 100
         with waiting(name) as (waiter,):
             assert lock.waiters() == 1
-            assert queue_length(name) == 1
+            assert queued(name) == 1
             assert waiter.says_nothing()
             lock.release()
             waiter.expect("held")
@@ -625,7 +617,7 @@ def test_another_thread_takes_the_dead_that_we_are_dropping(
         other.join(DEADLINE)
         assert not other.is_alive()
         if lock.held:
-            assert queue_length(name) == 2
+            assert queued(name) == 2
             lock.release()
         first.expect("held")
         assert second.says_nothing()
@@ -641,7 +633,7 @@ def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monk
 
         def looks_on_the_way() -> None:
             lock.waiters()
-            lengths.append(queue_length(name))
+            lengths.append(queued(name))
 
         monkeypatch.setattr(_linux, "sched_yield", lambda: None)
         abandon = _descriptors.abandon
@@ -666,7 +658,7 @@ def test_others_do_not_drain(name: str) -> None:
         with raw() as gone:
             play_waiter(gone, name)
         assert living(name) == 0
-        assert queue_length(name) == 1
+        assert queued(name) == 1
 
 
 # Giving up ----------------------------------------------------------------------------------------------------
@@ -677,7 +669,7 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def hold_up(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Any]:
+def hold_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Stop a waiter of this process at the moment in which it gives up; go on when told."""
 
     class Stop:
@@ -695,17 +687,28 @@ def hold_up(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Any]:
     yield Stop
 
 
-def test_grant_that_arrives_as_the_waiter_gives_up_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1. the deadline passes; 2. the grant is sent; 3. the waiter shuts down, reads once more, and has it."""
-    with hold_up(monkeypatch, name) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
+@contextmanager
+def granted_as_it_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], pidabs.Lock]]:
+    """1. the deadline passes; 2. the grant is sent; 3. the waiter goes on when this is called: what it then has."""
+    with hold_up(monkeypatch) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
         holder.expect("listens")
         blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
         holder.expect("W")
         assert stop.reached.wait(20)
         holder.tell("L")
         holder.expect("granted")
-        stop.go_on.set()
-        lock = blocked()
+
+        def go_on() -> pidabs.Lock:
+            stop.go_on.set()
+            return blocked()
+
+        yield go_on
+
+
+def test_grant_that_arrives_as_the_waiter_gives_up_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shuts down, reads once more, and has it."""
+    with granted_as_it_gives_up(name, monkeypatch) as go_on:
+        lock = go_on()
         assert lock.held
         assert pidabs.holder(name) == lock.holder() == pidabs.Holder(os.getpid(), os.getuid(), os.getgid())
         lock.release()
@@ -716,20 +719,13 @@ def test_no_descriptor_for_a_grant_that_arrives_as_the_waiter_gives_up(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The grant is dropped, and the lock with it: the last try finds it free."""
-    with hold_up(monkeypatch, name) as stop, child(GRANT_WHEN_TOLD, args=(name,)) as holder:
-        holder.expect("listens")
-        blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
-        holder.expect("W")
-        assert stop.reached.wait(20)
-        holder.tell("L")
-        holder.expect("granted")
+    with granted_as_it_gives_up(name, monkeypatch) as go_on:
         free = os.dup(0)
         os.close(free)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
-            stop.go_on.set()
-            lock = blocked()
+            lock = go_on()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert lock.held
@@ -738,22 +734,22 @@ def test_no_descriptor_for_a_grant_that_arrives_as_the_waiter_gives_up(
 
 def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder grants to its own process without waiting for an answer, so both may be there to be read."""
-    with hold_up(monkeypatch, name) as stop:
+    with hold_up(monkeypatch) as stop:
         lock = pidabs.Lock(name).acquire()
-        inode = os.fstat(lock.fileno()).st_ino
+        before = inode(name)
         blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
         assert stop.reached.wait(20)
         lock.release()
         stop.go_on.set()
         granted = blocked()
-        assert os.fstat(granted.fileno()).st_ino == inode  # and not a lock that was freed, and for all to race for
+        assert inode(name) == before  # and not a lock that was freed, and for all to race for
         granted.release()
         assert not lock.locked()
 
 
 def test_offer_that_arrives_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not answered any more, the holder goes on, and the next one gets the lock."""
-    with hold_up(monkeypatch, name) as stop, child(HOLD, args=(name,)) as holder:
+    with hold_up(monkeypatch) as stop, child(HOLD, args=(name,)) as holder:
         holder.expect("held")
         blocked = must_block(lambda: pidabs.Lock(name).acquire(0.3))
         with waiting(name) as (second,):
@@ -858,19 +854,17 @@ def test_cancel_with_a_grant_in_flight_hands_it_on(name: str) -> None:
         with waiting(name) as (second,):
             want = steps.send(True)  # reads the offer, answers
             holder.expect("A")
-            inode = getattr(_diag.find(address(name)), "inode", None)
+            before = inode(name)
             holder.tell("L")
             holder.expect("granted")
             with pytest.raises(Interrupted):
                 _finish(steps, steps.throw(Interrupted()))
             second.expect("held")
-            assert inode == getattr(_diag.find(address(name)), "inode", None)
+            assert inode(name) == before
 
 
 def _finish(steps: Any, want: Any) -> None:
     """Drive the rest of the steps."""
-    import select
-
     while True:
         fd, seconds = want
         poller = select.poll()
@@ -999,39 +993,27 @@ def test_who_finds_the_queue_full_pauses_and_leaves_nothing(name: str) -> None:
     assert sock.fileno() == -1
 
 
-LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
-LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
-
-
-def landlock_version() -> int:
-    if platform.machine() not in ("x86_64", "aarch64"):
-        return 0
-    return ctypes.CDLL(None, use_errno=True).syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-
-
-SANDBOXED = """
-import ctypes, struct, pidabs
-libc = ctypes.CDLL(None, use_errno=True)
-rules = ctypes.create_string_buffer(struct.pack("=QQQ", 0, 0, 1))
-fd = libc.syscall(444, rules, ctypes.c_size_t(24), 0)
-assert fd >= 0, ctypes.get_errno()
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.syscall(446, fd, 0) == 0, ctypes.get_errno()
-lock = pidabs.Lock(sys.argv[1])
-try:
-    lock.acquire(timeout=0.05)
-except pidabs.Timeout as exc:
-    say("timeout", exc)
-say("asks")
-lock.acquire()
-say("held")
-listen()
-lock.release()
-say("released")
+SANDBOXED = (
+    LANDLOCK
+    + """
+    import pidabs
+    restrict(scoped=SCOPE_SOCKETS)
+    lock = pidabs.Lock(sys.argv[1])
+    try:
+        lock.acquire(timeout=0.05)
+    except pidabs.Timeout as exc:
+        say("timeout", exc)
+    say("asks")
+    lock.acquire()
+    say("held")
+    listen()
+    lock.release()
+    say("released")
 """
+)
 
 
-@pytest.mark.skipif(landlock_version() < 6, reason="this kernel has no Landlock scopes (Linux 6.12)")
+@has_scopes
 def test_sandbox_that_may_not_connect_still_excludes_and_gets_the_lock(name: str) -> None:
     with child(HOLD, args=(name,)) as holder:
         holder.expect("held")
@@ -1040,7 +1022,7 @@ def test_sandbox_that_may_not_connect_still_excludes_and_gets_the_lock(name: str
             assert sandboxed.read_line().startswith(f"timeout cannot acquire lock '{name}' within 0.05 s: held by ")
             sandboxed.expect("asks")
             assert sandboxed.says_nothing()
-            assert queue_length(name) == 0
+            assert queued(name) == 0
             holder.tell()
             sandboxed.expect("held")
             with pytest.raises(pidabs.Timeout):
@@ -1321,7 +1303,7 @@ def test_waiter_of_another_user_is_not_granted(name: str) -> None:
         holder.expect("held")
         with child(AS_STRANGER + WAIT, args=(name,)) as stranger:
             stranger.expect("asks")
-            wait_until(lambda: queue_length(name) == 1)
+            wait_until(lambda: queued(name) == 1)
             with waiting(name) as (friend,):
                 holder.tell()
                 friend.expect("held")
@@ -1346,13 +1328,13 @@ def test_nobody_is_a_user_like_any_other_where_all_are_mapped(name: str) -> None
     """Daemons do run as `nobody`; the socket stays the same, so it was granted and not raced for."""
     with child(AS_NOBODY + HOLD, args=(name,)) as holder:
         holder.expect("held")
-        inode = pidabs.list_locks()[[lock.name for lock in pidabs.list_locks()].index(name)].inode
+        before = inode(name)
         with child(AS_NOBODY + WAIT, args=(name,)) as waiter:
             waiter.expect("asks")
-            wait_until(lambda: queue_length(name) == 1)
+            wait_until(lambda: queued(name) == 1)
             holder.tell()
             waiter.expect("held")
-            assert [inode] == [lock.inode for lock in pidabs.list_locks() if lock.name == name]
+            assert inode(name) == before
             waiter.tell()
             waiter.expect("released")
 

@@ -6,9 +6,7 @@ Every sandbox is a real one; a test is skipped where the kernel or our own sandb
 from __future__ import annotations
 
 import ast
-import ctypes
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -25,17 +23,21 @@ from support import (
     BECOME_UNPRIVILEGED,
     DEADLINE,
     HOLD,
+    LANDLOCK,
     SECCOMP,
     UNPRIVILEGED,
     Child,
+    address,
     child,
+    has_scopes,
     has_seccomp,
     in_namespace,
+    inode,
+    queued,
     wait_until,
 )
 
 import pidabs
-from pidabs import _diag
 
 
 def may(code: str) -> bool:
@@ -58,16 +60,6 @@ WAIT = """
     say("released")
     listen()
 """
-
-
-def inode(name: str) -> int:
-    listed = _diag.find(b"\0pidabs:" + name.encode())
-    return listed.inode if listed else 0
-
-
-def queued(name: str) -> int:
-    listed = _diag.find(b"\0pidabs:" + name.encode())
-    return listed.queued if listed else 0
 
 
 class Contained(Child):
@@ -382,7 +374,7 @@ def test_netlink_is_denied_and_the_queue_full(name: str) -> None:
     """
     )
     with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as only:
-        sock.bind(b"\0pidabs:" + name.encode())
+        sock.bind(address(name))
         sock.listen(0)
         only.connect(sock.getsockname())
         with child(code, args=(name,)) as process:
@@ -470,27 +462,6 @@ def test_giving_up_where_shutdown_is_denied(name: str) -> None:
 
 
 # Landlock -----------------------------------------------------------------------------------------------------
-
-
-def landlock_version() -> int:
-    if platform.machine() not in ("x86_64", "aarch64"):
-        return 0
-    create_ruleset, ask_version = 444, 1
-    return ctypes.CDLL(None, use_errno=True).syscall(create_ruleset, None, ctypes.c_size_t(0), ask_version)
-
-
-LANDLOCK = """
-    import ctypes, struct
-    def restrict(files=0, scoped=0):
-        libc = ctypes.CDLL(None, use_errno=True)
-        rules = ctypes.create_string_buffer(struct.pack("=QQQ", files, 0, scoped))
-        fd = libc.syscall(444, rules, ctypes.c_size_t(24), 0)
-        assert fd >= 0 and libc.prctl(38, 1, 0, 0, 0) == 0 and libc.syscall(446, fd, 0) == 0, ctypes.get_errno()
-        os.close(fd)
-    MAKE_FILE, SCOPE_SOCKETS, SCOPE_SIGNALS = 1 << 8, 1, 2
-"""
-
-has_scopes = pytest.mark.skipif(landlock_version() < 6, reason="this kernel has no Landlock scopes (Linux 6.12)")
 
 
 @has_scopes
@@ -588,10 +559,10 @@ def test_no_descriptor_left(tmp_path: Path) -> None:
 
 # Where the mirror cannot be written ---------------------------------------------------------------------------
 
-READ_ONLY = """
-    import ctypes, errno, pidabs, warnings
-    def mount(what, where, kind, flags=0, options=b""):
-        return ctypes.CDLL(None).mount(what, where, kind, flags, options)
+READ_ONLY = (
+    "    import ctypes, errno, pidabs, warnings\n"
+    + MOUNT
+    + """
     MS_RDONLY, MS_REMOUNT = 1, 32
     directory = sys.argv[1].encode()
     path = sys.argv[1] + "/x.pid"
@@ -599,6 +570,7 @@ READ_ONLY = """
     def read_only(yes): assert not mount(b"none", directory, None, MS_REMOUNT | (MS_RDONLY if yes else 0))
     lock = pidabs.Lock(path, mirror=True)
 """
+)
 
 
 def in_a_mount(code: str, tmp_path: Path) -> list[str]:

@@ -721,7 +721,6 @@ class FileLockObject(NamedTuple):
     first: int
     """The number of the first that is the same object: a singleton."""
     is_local: bool
-    options: str
 
 
 class FileLockMachine(Beside):
@@ -879,7 +878,7 @@ def do_fork(number):
         answer = self.same(process, thread, "make", self.made, options)
         if answer[0] == "returned":
             is_local = options.get("thread_local", True)
-            self.locks.append(FileLockObject(process, self.made, answer[1], is_local, str(options)))
+            self.locks.append(FileLockObject(process, self.made, answer[1], is_local))
 
     @precondition(lambda self: self.locks)
     @rule(

@@ -65,6 +65,41 @@ def test_the_storm_sees_what_is_spoilt(sabotage: str, trouble: str) -> None:
     assert found["trouble"][trouble]
 
 
+ENDED_EARLY = """
+import subprocess, sys
+from stress.storm import Storm
+storm = Storm(sys.argv[1], "seed", 1.0, "")
+subprocess.Popen(["sleep", "0.2"])
+storm._end()
+print(storm.arena.troubles())
+"""
+
+
+def test_the_storm_that_is_ended_before_it_has_begun_clears_up(tmp_path: Path) -> None:
+    """By a signal, while it starts its workers."""
+    command = [sys.executable, "-c", ENDED_EARLY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+FAILS_EVERYWHERE = """
+import sys
+from pathlib import Path
+from stress import figures, signals
+def fails(*_): raise AssertionError("as ever")
+signals.injection.traced = fails
+trouble = []
+signals._every_line("Lock", Path(sys.argv[1]), trouble)
+print(len(trouble) == figures.SHOWN)
+"""
+
+
+def test_exceptions_at_every_line_come_to_an_end_where_all_fail(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FAILS_EVERYWHERE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 DAEMONS = """
     import select, signal, time
     import pidabs
@@ -115,7 +150,7 @@ DAEMONS = """
         else:
             while locked() and time.monotonic() < began + 5: pass
         times.append(time.monotonic() - began)
-        reaped = os.waitpid(pid, 0) if number % 3 == 0 else None  # else a zombie, for now
+        if number % 3 == 0: os.waitpid(pid, 0)  # else it is a zombie, for now
         os.close(pidfd)
     else:
         say("fine", int(max(times) * 1000))

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import re
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from pages import DOCS, functions, load
 
-import pidabs
-
-DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_diagrams", DOCS / "make_diagrams.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-diagrams: Any = load()
+diagrams = load(DOCS / "make_diagrams.py")
 DRAWN: dict[str, str] = diagrams.draw()
-
-
-def functions(module: str) -> set[str]:
-    """The functions and methods of a module of pidabs, as it is installed."""
-    source = Path(str(pidabs.__file__)).with_name(f"{module}.py").read_text(encoding="utf-8")
-    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
 
 
 def steps_of_page(name: str) -> dict[int, str]:

@@ -14,21 +14,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import DEADLINE, HOLD, Child, child, must_block, wait_until
+from support import DEADLINE, HOLD, HOLD_PATIENTLY, Child, child, inode, must_block, wait_until
 
 import pidabs
 
 SO_NETNS_COOKIE = 71
 RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-
-HOLD_PATIENTLY = (
-    """
-    from pidabs import _queue
-    _queue.SOON, _queue._RELEASE_TIME, _queue._JOIN_TIME = 5.0, 10.0, 5.0
-"""
-    + HOLD
-)
-"""On a busy machine 20 ms may pass before who waits runs."""
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:
@@ -110,10 +101,6 @@ def holder(name: str) -> Iterator[Child]:
         yield process
 
 
-def queue(name: str) -> list[int]:
-    return [lock.waiters for lock in pidabs.list_locks() if lock.name == name]
-
-
 def holding(name: str) -> int | None:
     found = pidabs.holder(name)
     return found.pid if found else None
@@ -135,20 +122,20 @@ def test_who_holds_by_the_page_hands_it_to_pidabs(name: str, address: bytes) -> 
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     lock.bind(address)
     lock.listen(1024)
-    inode = os.fstat(lock.fileno()).st_ino
+    before = inode(name)
     assert holding(name) == os.getpid()  # leaves a dead entry
     with child(HOLD, args=(name,)) as waiter:
-        wait_until(lambda: queue(name) == [1])
+        wait_until(lambda: pidabs.Lock(name).waiters() == 1)
         assert release(lock)
         waiter.expect("held")
         assert holding(name) == waiter.pid
-        assert [found.inode for found in pidabs.list_locks() if found.name == name] == [inode]
+        assert inode(name) == before
 
 
 def test_round_and_round(holder: Child, name: str, address: bytes) -> None:
     """pidabs, the page, pidabs: one queue, in order."""
     with join(address) as conn, child(HOLD, args=(name,)) as last:
-        wait_until(lambda: queue(name) == [2])
+        wait_until(lambda: pidabs.Lock(name).waiters() == 2)
         holder.tell()
         answer(conn)
         lock = receive(conn, address)
@@ -183,7 +170,7 @@ def test_giving_up_with_the_grant_on_its_way(holder: Child, name: str, address: 
 def test_giving_up_before_the_grant(holder: Child, name: str, address: bytes) -> None:
     """It fails at the holder's end, and the next gets the lock."""
     with join(address) as conn, child(HOLD, args=(name,)) as after:
-        wait_until(lambda: queue(name) == [2])
+        wait_until(lambda: pidabs.Lock(name).waiters() == 2)
         conn.shutdown(socket.SHUT_RDWR)
         holder.tell()
         after.expect("held")
@@ -195,7 +182,7 @@ def test_silence_is_skipped(name: str, address: bytes) -> None:
         holder.expect("held")
         with socket.socket(socket.AF_UNIX) as mute, join(address) as deaf, child(HOLD, args=(name,)) as after:
             mute.connect(address)
-            wait_until(lambda: queue(name) == [3])
+            wait_until(lambda: pidabs.Lock(name).waiters() == 3)
             began = time.monotonic()
             holder.tell()
             after.expect("held")

@@ -13,6 +13,7 @@ import os
 import stat
 from logging import DEBUG, getLogger
 from os import getpid
+from threading import RLock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 from warnings import catch_warnings, simplefilter, warn
@@ -88,10 +89,18 @@ class Core(_Shown):
     def _start_afresh(self, *defaults: Any) -> None:
         self._pid = getpid()
         self._holds: list[Hold] = []
-        per_thread = self._told.get("thread_local", self._thread_local)
-        self._mine: Any = (
-            PerThread(self._holds, *defaults) if per_thread else SimpleNamespace(hold=Hold(None, *defaults))
-        )
+        if self._told.get("thread_local", self._thread_local):
+            self._mine: Any = PerThread(self._holds, self._new_gate, *defaults)
+        else:
+            self._mine = SimpleNamespace(hold=Hold(None, self._new_gate(True), *defaults))
+
+    @staticmethod
+    def _new_gate(shared: bool) -> Any:
+        """For a Hold; made with it, as two that come first at once would make one each.
+
+        Static: a method would keep the lock alive.
+        """
+        return RLock() if shared else None
 
     @property
     def _options(self) -> Any:

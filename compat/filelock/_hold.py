@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from threading import TIMEOUT_MAX, RLock, current_thread, local
+from threading import TIMEOUT_MAX, current_thread, local
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -15,6 +15,7 @@ import filelock
 from pidabs import Lock, NotHeld
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Thread
 
 
@@ -39,7 +40,6 @@ class Hold:
         "logs",
         "thread",
         "timeout",
-        "turns",
         "wait",
         "where",
     )
@@ -49,13 +49,12 @@ class Hold:
     interval: float
     wait: float | None
 
-    def __init__(self, thread: Thread | None, *defaults: Any) -> None:
+    def __init__(self, thread: Thread | None, gate: Any, *defaults: Any) -> None:
         self.learn(*defaults)
         self.thread: Thread | None = thread
         self.count: int = 0
-        # One thread at a time takes or drops a shared lock.
-        self.gate: RLock | None = RLock() if thread is None else None
-        self.turns: Any = None  # the same among tasks
+        # One thread, or task, at a time takes or drops what they share.
+        self.gate: Any = gate
         self.busy: str = ""  # which of the two; a signal handler gets through the gate
         self.logs: bool = False  # whether it is logged, as `acquire` found
         self.lock: Lock | None = None
@@ -104,8 +103,8 @@ class Hold:
 class PerThread(local):
     """A Hold for each thread: made when the thread first asks, and kept while it holds or lives."""
 
-    def __init__(self, holds: list[Hold], *defaults: Any) -> None:
-        self.hold = Hold(current_thread(), *defaults)
+    def __init__(self, holds: list[Hold], new_gate: Callable[[bool], Any], *defaults: Any) -> None:
+        self.hold = Hold(current_thread(), new_gate(False), *defaults)
         holds[:] = [hold for hold in holds if hold.count or (hold.thread is not None and hold.thread.is_alive())]
         holds.append(self.hold)
 

@@ -104,6 +104,10 @@ class AsyncUnixFileLock(_AsyncBase):
         own |= {"is_singleton": is_singleton, "poll_interval": poll_interval}
         self._set_up(lock_file, mirror, interop, **own, **options)
 
+    @staticmethod
+    def _new_gate(shared: bool) -> Any:
+        return _Gate()
+
     async def acquire(  # type: ignore[override]
         self,
         timeout: float | None = None,
@@ -121,7 +125,7 @@ class AsyncUnixFileLock(_AsyncBase):
         interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
         if seconds != seconds:
             raise ValueError("timeout must be a number of seconds, not nan")
-        gate, me, before = _gate_of(hold), object(), -1
+        gate, me, before = hold.gate, object(), -1
         try:
             try:
                 seconds = await self._pass(gate, me, seconds, interval, cancel_check)
@@ -205,7 +209,7 @@ class AsyncUnixFileLock(_AsyncBase):
         hold = self._mine.hold
         if self._pid != getpid() or not hold.count:
             return
-        gate, me = _gate_of(hold), object()
+        gate, me = hold.gate, object()
         try:
             try:
                 await self._pass(gate, me, None, 0, None)
@@ -247,13 +251,6 @@ class AsyncUnixFileLock(_AsyncBase):
             if exc is not None:
                 self._show_both("lock body and release both failed", exc, failure)
             raise
-
-
-def _gate_of(hold: Hold) -> _Gate:
-    gate: _Gate | None = hold.turns
-    if gate is None:
-        gate = hold.turns = _Gate()
-    return gate
 
 
 class _AsyncProxy(AsyncAcquireReturnProxy):
