@@ -6,15 +6,17 @@ Original and ours side by side wherever they are to behave the same.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import filelock as stock
@@ -22,10 +24,11 @@ import pidabs.compat.filelock as ours
 import pytest
 from pidabs.compat.filelock import _core
 from support import DEADLINE, child, must_block, switches, wait_until
-from test_filelock import MODERN, OURS, awaited, drive, either, either_async, modern, until_waiting
+from test_filelock import MODERN, OURS, awaited, drive, either, either_async, in_thread, modern, until_waiting
 
 import pidabs
 
+PACKAGE = os.path.dirname(ours.__file__)
 needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups")
 
 
@@ -486,6 +489,34 @@ def test_handler_that_raises_as_the_lock_is_let_go(when: str, path: str, monkeyp
         lock.release()
     assert (lock.is_locked, lock.lock_counter) == (False, 0)
     waits().release()
+
+
+def test_exception_after_any_call_leaves_the_gate_open(path: str) -> None:
+    """A signal handler raises after a call into C.  Threads that share a lock all pass one gate."""
+    lock = OURS(path, thread_local=False)
+    for nth in range(1000):
+        calls = itertools.count()
+
+        def strike(frame: FrameType, event: str, _: object, nth: int = nth, calls: Iterator[int] = calls) -> None:
+            if event == "c_return" and frame.f_code.co_filename.startswith(PACKAGE) and next(calls) == nth:
+                raise Struck
+
+        sys.setprofile(strike)
+        try:
+            lock.acquire()
+            lock.release()
+        except Struck:
+            struck = True
+        else:
+            struck = False
+        finally:
+            sys.setprofile(None)
+        in_thread(lambda: lock.acquire(DEADLINE).lock.release())
+        lock.release(force=True)
+        assert not lock.is_locked
+        if not struck:
+            break
+    assert 3 < nth < 999
 
 
 @either

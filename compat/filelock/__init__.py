@@ -14,16 +14,12 @@ bookkeeping that takes ten times as long as the lock.
 from __future__ import annotations
 
 import os
-from abc import ABCMeta
-from contextlib import ContextDecorator
 from importlib import import_module
-from inspect import Parameter, signature
 from os import getpid
 from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from warnings import warn
-from weakref import WeakValueDictionary
 
 import filelock as _original
 from filelock import AcquireReturnProxy, Timeout
@@ -32,8 +28,9 @@ from pidabs import AlreadyHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from ._core import INTERVAL, UNSET_MODE, Core, canonical, shown_of
-from ._hold import Hold, checked
+from ._classes import base_of
+from ._core import INTERVAL, UNSET_MODE, Core
+from ._hold import Hold, checked, pass_gate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,63 +54,13 @@ if TYPE_CHECKING:
     from .asyncio import AsyncUnixFileLock as AsyncUnixFileLock
 
 
-class _Meta(ABCMeta):
-    """What neither __new__ nor __init__ can do: hand out a singleton without initialising it again, and call a
-    subclass's narrower __init__, as virtualenv has it, without the options that it does not take."""
-
-    _original: Any
-    _later: dict[str, Any]
-
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
-        super().__init__(name, bases, namespace, **options)
-        taken = signature(cls.__init__).parameters  # type: ignore[misc]
-        cls._narrow = all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in taken.values()) and taken.keys()
-        if "_original" not in namespace:  # one of its own, with the same name for messages, and singletons of its own
-            cls._original = type(cls._original)(name, (cls._original,), {})
-
-    def __call__(cls, lock_file: Path, *args: Any, **options: Any) -> Any:
-        if cls._narrow:
-            options = cls._without_defaults(options, cls._narrow)
-        if options.get("lifetime") is not None:
-            cls._ignore_lifetime(options.pop("lifetime"))  # type: ignore[attr-defined]
-        if not options.get("is_singleton"):
-            return super().__call__(lock_file, *args, **options)
-        with _singletons_gate:
-            key = (cls, getpid(), canonical(lock_file))
-            found = _singletons.get(key)
-            if found is None or not found._is_now(key[2]):
-                found = _singletons[key] = super().__call__(lock_file, *args, **options)
-            else:
-                _ = found._options  # with which filelock compares what is wanted, as this, too, is a singleton
-                known = signature(cls._original.__init__).parameters
-                ours = cls.__module__.startswith(__name__)  # else it may well take options of its own
-                wanted = (name for name in options if name in known or (ours and name not in ("mirror", "interop")))
-                cls._original(lock_file, *args, **{name: options[name] for name in wanted})
-        return found
-
-    def _without_defaults(cls, options: dict[str, Any], taken: Any) -> dict[str, Any]:
-        parameters = signature(cls._original.__init__).parameters
-        defaults = {name: parameter.default for name, parameter in parameters.items()} | cls._later
-        unknown = [name for name in sorted(options.keys() - taken) if options[name] != defaults.get(name, ...)]
-        if unknown:
-            raise TypeError(f"{cls.__name__} does not support non-default lock options: {', '.join(unknown)}")
-        return {name: value for name, value in options.items() if name in taken}
-
-
-_singletons: WeakValueDictionary[tuple[type, int, str], Any] = WeakValueDictionary()
-_singletons_gate = RLock()
 _forcing = RLock()
 
 
 def _open_gate() -> None:
     """In a forked child: another thread of the parent may have been inside."""
-    global _forcing, _singletons_gate
-    _forcing = _singletons_gate = RLock()
-
-
-def base_of(original: Any, **later: Any) -> Any:
-    """For a class of ours that stands in for this one of filelock's."""
-    return _Meta("_Base", (Core, ContextDecorator), shown_of(original, later))
+    global _forcing
+    _forcing = RLock()
 
 
 if TYPE_CHECKING:
@@ -166,9 +113,18 @@ class UnixFileLock(_Base):
         interval = hold.interval if poll_interval is None else checked("poll_interval", poll_interval)
         if seconds != seconds:
             raise ValueError("timeout must be a number of seconds, not nan")
-        gate = hold.gate
-        if gate is not None and not gate.acquire(False):
-            seconds = self._pass(gate, seconds, interval, cancel_check)
+        inside: list[bool] = []
+        try:
+            if hold.gate is not None:
+                seconds = self._pass(hold.gate, inside, seconds, interval, cancel_check)
+            return self._take_or_count(hold, seconds, interval, cancel_check)
+        finally:
+            if inside:
+                hold.gate.release()
+
+    def _take_or_count(
+        self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None
+    ) -> AcquireReturnProxy[Self]:
         before, busy = hold.count if hold.count and hold.held else 0, hold.busy
         try:
             if before:
@@ -180,9 +136,6 @@ class UnixFileLock(_Base):
             hold.busy = busy  # a signal handler's exception may have struck where it is set or cleared
             hold.undo(before)
             raise
-        finally:
-            if gate is not None:
-                gate.release()
 
     def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
@@ -206,15 +159,17 @@ class UnixFileLock(_Base):
             self._hook(lock.fileno())  # which may take it once more
 
     def _pass(
-        self, gate: Any, seconds: float | None, interval: float, cancel_check: CancelCheck | None
+        self, gate: Any, inside: list[bool], seconds: float | None, interval: float, cancel_check: CancelCheck | None
     ) -> float | None:
         """Wait until no other thread is taking this very object's lock; returns the seconds that are left."""
+        if pass_gate(gate, inside, 0):
+            return seconds
         deadline = None if seconds is None else monotonic() + seconds
         while True:
             left = -1 if deadline is None else max(0, deadline - monotonic())
             if cancel_check is not None:
                 left = interval if left < 0 else min(interval, left)
-            if gate.acquire(timeout=left):
+            if pass_gate(gate, inside, left):
                 return None if deadline is None else max(0, deadline - monotonic())
             if (deadline is not None and monotonic() >= deadline) or (cancel_check is not None and cancel_check()):
                 raise Timeout(self.lock_file)
@@ -223,31 +178,35 @@ class UnixFileLock(_Base):
         """Let go once; entirely with `force`, and then of what threads hold that ended without releasing, too."""
         hold = self._mine.hold
         if hold.count:
-            gate = hold.gate
-            if gate is not None and not gate.acquire(False):
-                if self._pid != getpid():
-                    return  # a fork copied the gate while another thread was in it
-                gate.acquire()
-            last, busy = force or hold.count == 1, hold.busy
+            inside: list[bool] = []
             try:
-                if self._counts_down(hold, force):
-                    hold.let_go()
-                    if hold.logs:
-                        self._log("Lock %s released on %s")
-            except BaseException:  # a signal handler's, before or while it was let go
-                hold.busy = busy
-                if last and hold.count and not busy:
-                    hold.let_go()
-                raise
+                if hold.gate is not None and not pass_gate(hold.gate, inside, 0):
+                    if self._pid != getpid():
+                        return  # a fork copied the gate while another thread was in it
+                    pass_gate(hold.gate, inside, -1)
+                self._let_go_or_count(hold, force)
             finally:
-                if gate is not None:
-                    gate.release()
+                if inside:
+                    hold.gate.release()
         if force and self._pid == getpid():
             for left in list(self._holds):
                 if left.thread is not None and not left.thread.is_alive():
                     with _forcing:
                         if left.count:
                             left.let_go()
+
+    def _let_go_or_count(self, hold: Hold, force: bool) -> None:
+        last, busy = force or hold.count == 1, hold.busy
+        try:
+            if self._counts_down(hold, force):
+                hold.let_go()
+                if hold.logs:
+                    self._log("Lock %s released on %s")
+        except BaseException:  # a signal handler's, before or while it was let go
+            hold.busy = busy
+            if last and hold.count and not busy:
+                hold.let_go()
+            raise
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -27,6 +27,15 @@ def checked(name: str, value: Any) -> Any:
     return getattr(filelock.UnixFileLock(os.devnull, **{name: value}), name, value)
 
 
+def pass_gate(gate: Any, inside: list[bool], seconds: float) -> bool:
+    """Enter, waiting at most so long, -1 for ever; `inside` then has an item, and says that the gate is to be released.
+
+    In one call into C: else a signal handler could raise between the two, and nobody else would ever get through.
+    """
+    inside.extend(filter(None, map(gate.acquire, (True,), (seconds,))))
+    return bool(inside)
+
+
 class Hold:
     """One thread's hold, and the defaults it has set; of a lock that is not thread-local, everybody's."""
 

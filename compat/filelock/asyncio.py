@@ -18,7 +18,8 @@ from pidabs import AlreadyHeld, Lock, NotHeld
 from pidabs import Timeout as _NotInTime
 
 from .. import SUPPORTED
-from . import UnixFileLock, base_of
+from . import UnixFileLock
+from ._classes import base_of
 from ._core import INTERVAL, UNSET_MODE, Core
 from ._hold import Hold, checked
 
