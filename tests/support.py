@@ -333,6 +333,12 @@ def state(pid: int) -> str:
         return "X"
 
 
+def cpu_time(pid: int) -> float:
+    """Seconds that a process has run, to the hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def switches(pid: int) -> int:
     """How often a process has gone to sleep.  Waits until it sleeps."""
     wait_until(lambda: state(pid) == "S", "asleep")

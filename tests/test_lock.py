@@ -317,6 +317,11 @@ def test_lock_is_not_copied(name: str, copy: Callable[[pidabs.Lock], object]) ->
         copy(pidabs.Lock(name))
 
 
+def test_lock_has_no_attributes_by_mistake(name: str) -> None:
+    with pytest.raises(AttributeError):
+        pidabs.Lock(name).time_out = 5  # type: ignore[attr-defined]
+
+
 def test_collected_lock_goes_to_the_head_of_its_queue(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with child(HOLD, args=(name,)) as waiter:

@@ -29,6 +29,7 @@ from support import (
     Child,
     address,
     child,
+    cpu_time,
     has_scopes,
     in_namespace,
     inode,
@@ -332,15 +333,16 @@ def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
         stopped.expect("held")
 
 
-def test_listener_that_is_descriptor_0_is_handed_over(name: str) -> None:
+@pytest.mark.parametrize("release", ["lock.release()", "asyncio.run(lock.release_async())"])
+def test_listener_that_is_descriptor_0_is_handed_over(name: str, release: str) -> None:
     """As in a daemon that has closed its standard streams."""
-    code = """
-    import pidabs, time
+    code = f"""
+    import asyncio, pidabs, time
     os.close(0)
     lock = pidabs.Lock(sys.argv[1]).acquire()
     say(lock.fileno())
     while not lock.waiters(): time.sleep(0.002)
-    lock.release()
+    {release}
     say("released")
     while True: time.sleep(1)
     """
@@ -1270,6 +1272,21 @@ def test_right_grant_by_hand_is_believed(name: str) -> None:
             listener.close()
             waiter.expect("held True")
             assert pidabs.holder(name) == pidabs.Holder(waiter.pid, os.getuid(), os.getgid())
+
+
+def test_offered_again_and_granted_much_later(name: str) -> None:
+    """A holder may be stopped after its offer.  Who has said yes sleeps until it hears more, and keeps its place."""
+    with raw() as listener, child(COUNTS, args=(name,)) as waiter:
+        play_holder(listener, name)
+        with answered_offer(listener, waiter) as conn:
+            conn.send(b"O")
+            assert conn.recv(1) == b"A"
+            before = cpu_time(waiter.pid)
+            assert waiter.says_nothing(0.5)
+            assert cpu_time(waiter.pid) - before < 0.25
+            grant(conn, listener.fileno())
+            listener.close()
+            waiter.expect("held True")
 
 
 def test_granted_listener_that_blocks_does_not_block_its_next_release(name: str) -> None:
