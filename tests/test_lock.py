@@ -654,11 +654,13 @@ def test_denied_sockets_are_unsupported(name: str, monkeypatch: pytest.MonkeyPat
 
 
 @has_seccomp
-def test_sandbox_that_denies_bind(name: str) -> None:
-    code = """
-        import errno, pidabs
+@pytest.mark.parametrize("acquire", ["lock.acquire()", "asyncio.run(lock.acquire_async())"])
+def test_sandbox_that_denies_bind(name: str, acquire: str) -> None:
+    code = f"""
+        import asyncio, errno, pidabs
+        lock = pidabs.Lock(sys.argv[1])
         deny("bind", errno.EPERM)
-        try: pidabs.Lock(sys.argv[1]).acquire()
+        try: {acquire}
         except pidabs.Unsupported as exc: say(repr(exc.__cause__))
     """
     with child(textwrap.dedent(SECCOMP) + textwrap.dedent(code), args=(name,)) as process:
