@@ -317,6 +317,13 @@ def test_lock_is_not_copied(name: str, copy: Callable[[pidabs.Lock], object]) ->
         copy(pidabs.Lock(name))
 
 
+def test_nobody_waits_for_a_free_lock(name: str) -> None:
+    lock = pidabs.Lock(name)
+    assert lock.waiters() == 0
+    with lock:
+        assert lock.waiters() == 0
+
+
 def test_lock_has_no_attributes_by_mistake(name: str) -> None:
     with pytest.raises(AttributeError):
         pidabs.Lock(name).time_out = 5  # type: ignore[attr-defined]

@@ -555,7 +555,7 @@ def test_release_does_not_wait_for_many_who_never_answer(name: str) -> None:
         began = time.monotonic()
         holder.tell()
         holder.expect("released")
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 1
         waiter.expect("held")
 
 
@@ -1309,8 +1309,9 @@ def test_granted_listener_that_blocks_does_not_block_its_next_release(name: str)
 
 AS_STRANGER = f"""
     import pidabs, socket, array, select
-    os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
+    os.setgroups([]); os.setuid({STRANGER})
 """
+"""He stays in our group: that makes nobody trusted."""
 
 
 @needs_root
