@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import (
@@ -1261,6 +1261,29 @@ def test_woken_with_nothing_to_read(name: str) -> None:
         assert hand == []
         assert _descriptors.is_connection(conn, address(name))
         _descriptors.close(conn)
+
+
+def test_signal_handlers_error_is_not_taken_for_the_kernels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's have an errno.  A handler may raise just as a system call of ours ends."""
+
+    class Struck:
+        def sendmsg(self, *_: object) -> None:
+            raise ConnectionError("by a handler")
+
+    def strike(*_: object) -> None:
+        raise ConnectionError("by a handler")
+
+    with raw() as holder:
+        play_holder(holder, name)
+        conn, listener = _descriptors.open_socket(), _descriptors.open_socket()
+        assert _queue.join(conn, address(name)) is None
+        monkeypatch.setattr(_descriptors, "receive_message", strike)
+        with pytest.raises(ConnectionError, match="by a handler"):
+            _queue.receive(conn, address(name), [])
+        with pytest.raises(ConnectionError, match="by a handler"):
+            _queue._grant(cast("_descriptors.Socket", Struck()), listener)
+        _descriptors.close(conn)
+        _descriptors.close(listener)
 
 
 def test_right_grant_by_hand_is_believed(name: str) -> None:
