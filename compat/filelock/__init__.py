@@ -179,12 +179,26 @@ class UnixFileLock(_Base):
         hold = self._mine.hold
         if hold.count:
             inside: list[bool] = []
+            last, busy = False, ""
             try:
-                if hold.gate is not None and not pass_gate(hold.gate, inside, 0):
-                    if self._pid != getpid():
-                        return  # a fork copied the gate while another thread was in it
-                    pass_gate(hold.gate, inside, -1)
-                self._let_go_or_count(hold, force)
+                if hold.gate is not None:
+                    # Not by pass_gate: an exception as that begins would leave the lock taken.
+                    inside.extend(filter(None, map(hold.gate.acquire, (True,), (0,))))
+                    if not inside:
+                        if self._pid != getpid():
+                            return  # a fork copied the gate while another thread was in it
+                        pass_gate(hold.gate, inside, -1)
+                last, busy = force or hold.count == 1, hold.busy
+                if self._counts_down(hold, force):
+                    hold.let_go()
+                    if hold.logs:
+                        self._log("Lock %s released on %s")
+            except BaseException:  # a signal handler's, before or while it was let go
+                if last:
+                    hold.busy = busy
+                    if hold.count and not busy:
+                        hold.let_go()
+                raise
             finally:
                 if inside:
                     hold.gate.release()
@@ -194,19 +208,6 @@ class UnixFileLock(_Base):
                     with _forcing:
                         if left.count:
                             left.let_go()
-
-    def _let_go_or_count(self, hold: Hold, force: bool) -> None:
-        last, busy = force or hold.count == 1, hold.busy
-        try:
-            if self._counts_down(hold, force):
-                hold.let_go()
-                if hold.logs:
-                    self._log("Lock %s released on %s")
-        except BaseException:  # a signal handler's, before or while it was let go
-            hold.busy = busy
-            if last and hold.count and not busy:
-                hold.let_go()
-            raise
 
     def __enter__(self) -> Self:
         self.acquire()
