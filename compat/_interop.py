@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from pidabs import Holder, Lock, LockError, NotHeld, Timeout
 from pidabs._descriptors import guard, release_guard
-from pidabs._linux import lift
+from pidabs._linux import lift_file
 
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at the file
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -86,7 +86,7 @@ class OldLock:
         with guard:
             self._identity = None
             self._fds.extend(map(os.open, (self.path,), (flags | _SAFELY,), (mode,)))
-            lift(self._fds)  # an old descriptor that is closed late must not hit it
+            lift_file(self._fds)  # an old descriptor that is closed late must not hit it
             self._identity = _identity_of(self._fds[-1])
         return self._fds[-1]
 

@@ -162,7 +162,7 @@ def is_file(fd: int, identity: tuple[int, int]) -> bool:
     return attempt(file_identity, fd) == identity
 
 
-def lift(opened: list[int]) -> int:
+def lift_file(opened: list[int]) -> int:
     """Give the one file that is opened a high number, if the limit of descriptors lets it have one: its new number.
 
     The list has what is open at any moment, also when a signal handler raises."""

@@ -11,7 +11,7 @@ import os
 import stat
 from _warnings import warn
 
-from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift
+from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift_file
 
 _MODE = 0o644
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | O_CLOEXEC
@@ -51,7 +51,7 @@ class Mirror:
                     _unlink(temporary)  # a SIGKILL left it behind
                     if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
                         temporary += f"-{os.urandom(4).hex()}"
-            fd = lift(opened)
+            fd = lift_file(opened)
             status = os.fstat(fd)
             if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
                 os.fchmod(fd, _MODE)
@@ -101,7 +101,7 @@ class Mirror:
             return
         open_files.pop(self.fd, None)
         try:
-            fd = lift([_open_regular(self.path, os.O_RDONLY | O_CLOEXEC)])
+            fd = lift_file([_open_regular(self.path, os.O_RDONLY | O_CLOEXEC)])
         except OSError:
             return  # the flock is only a courtesy
         if is_file(fd, self._identity):

@@ -124,7 +124,7 @@ def test_each_file_imports_only_what_stands_above_it(path: Path) -> None:
         assert first in above or (inside_cli and (first == "cli" or first in pidabs.__all__)), module
 
 
-INTEROP_TOO = {"_descriptors.guard", "_descriptors.release_guard", "_linux.lift"}
+INTEROP_TOO = {"_descriptors.guard", "_descriptors.release_guard", "_linux.lift_file"}
 """What opens files has to share the guard that forks hold."""
 
 
