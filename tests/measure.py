@@ -3,7 +3,7 @@
     tox -e coverage [-- PYTEST'S ARGUMENTS]
 
 What coverage.py needs beyond pyproject.toml: a directory that children of any uid may write to, and a plugin for the
-doctor's (measured/patience.py).
+doctor's (measured/patience.py), which children find whatever their PYTHONPATH is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def main() -> int:
         environment = {
             **os.environ,
             "COVERAGE_FILE": f"{directory}/data",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE / "measured"), os.environ.get("PYTHONPATH")])),
         }
+        # Before a1_coverage.pth, by which coverage.py begins.
+        Path(sysconfig.get_path("purelib"), "a0_patience.pth").write_text(f"{HERE / 'measured'}\n", encoding="utf-8")
 
         def coverage(*arguments: str) -> int:
             return subprocess.run(
