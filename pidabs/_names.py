@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Name = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 PREFIX = b"\0pidabs"
-_MAX_ADDRESS = 107  # sun_path has 108 bytes; one is left, so that C code may add a NUL when it prints the name
+MAX_ADDRESS = 107  # sun_path has 108 bytes; one is left, so that C code may add a NUL when it prints the name
 _MAX_SCOPE = 32
 _AT_SECURE = 23
 
@@ -105,10 +105,10 @@ def _is_setuid() -> bool:
 
 
 def _address(raw: bytes, prefix: bytes) -> bytes:
-    if len(prefix) + len(raw) <= _MAX_ADDRESS:
+    if len(prefix) + len(raw) <= MAX_ADDRESS:
         return prefix + raw
     start = prefix + b"#" + blake2b(raw, digest_size=16).hexdigest().encode() + b":"
-    return start + raw[len(start) - _MAX_ADDRESS :]
+    return start + raw[len(start) - MAX_ADDRESS :]
 
 
 # Now: a program that gives up its rights, or changes its effective uid for a moment, goes on with the locks it had.

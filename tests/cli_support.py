@@ -9,11 +9,9 @@ import sys
 import textwrap
 from typing import Any
 
-import pytest
 from support import BECOME_UNPRIVILEGED
 
 COMMAND = (sys.executable, "-m", "pidabs")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 AS_ANOTHER_USER = (
     "import json, locale, os, pwd, sys, pidabs.cli as cli, pidabs.cli.ask, pidabs.cli.stop, unicodedata\n"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_support import COMMAND, INHERITED, PASSED_ON, needs_root, no_file, no_netlink, one_line, run, run_as_another
-from support import DEADLINE, HOLD, child, in_namespace, run_in, wait_until
+from cli_support import COMMAND, INHERITED, PASSED_ON, no_file, no_netlink, one_line, run, run_as_another
+from support import DEADLINE, HOLD, child, in_namespace, needs_root, run_in, wait_until
 
 import pidabs
 from pidabs import _diag, cli

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import platform
 import pty
 import re
 import resource
@@ -21,7 +19,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import BECOME_UNPRIVILEGED, DEADLINE, HOLD, Child, child, in_namespace, wait_until
+from support import (
+    BECOME_UNPRIVILEGED,
+    DEADLINE,
+    HOLD,
+    Child,
+    child,
+    has_scopes,
+    has_seccomp,
+    in_namespace,
+    wait_until,
+)
 
 from pidabs.cli import _doctor_checks, _doctor_finding, _doctor_host, _doctor_measure, _interrupt, main
 from pidabs.cli._doctor_children import Workshop
@@ -178,12 +186,8 @@ if prctl(38, 1, None, 0, 0) or prctl(22, 2, header, 0, 0):
 UNIX, NETLINK = "1", "16"
 EPERM, EACCES, EAFNOSUPPORT = "1", "13", "97"
 
-has_filter = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows the calls of x86_64 and aarch64"
-)
 
-
-@has_filter
+@has_seccomp
 @pytest.mark.parametrize(
     ("call", "action", "first", "check", "says"),
     [
@@ -206,7 +210,7 @@ def test_sandbox_in_which_locks_are_impossible(
     assert list(report.checks) == IDS  # all were tried, though some may have been killed
 
 
-@has_filter
+@has_seccomp
 @pytest.mark.parametrize(
     ("call", "action", "first", "check", "status", "says"),
     [
@@ -232,7 +236,7 @@ def test_sandbox_in_which_locks_only_do_less(
     assert says in report.text(check)
 
 
-@has_filter
+@has_seccomp
 def test_peerpidfd_that_is_denied(tmp_path: Path) -> None:
     assert behind(SECCOMP, "getsockopt", EPERM, "", cwd=tmp_path).status("peerpidfd") == "warn"
     if _doctor_finding.kernel_version() >= (6, 5, 0):
@@ -283,15 +287,6 @@ if fd < 0 or libc.prctl(38, 1, 0, 0, 0) or libc.syscall(446, fd, 0):
     sys.exit()
 """
 ABSTRACT_SOCKETS, SIGNALS = "1", "2"
-
-
-def landlock_version() -> int:
-    if platform.machine() not in ("x86_64", "aarch64"):
-        return 0
-    return int(ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1))
-
-
-has_scopes = pytest.mark.skipif(landlock_version() < 6, reason="this kernel has no Landlock scopes (Linux 6.12)")
 
 
 def test_no_landlock(tmp_path: Path) -> None:
@@ -410,7 +405,7 @@ def test_no_proc(tmp_path: Path) -> None:
     assert "sock_diag works" in report.text("proc_net_unix")
 
 
-@has_filter
+@has_seccomp
 def test_nothing_to_list_locks_with(tmp_path: Path) -> None:
     before = tuple(in_mounts("mount -t proc -o subset=pid proc /proc"))
     report = behind(SECCOMP, "socket", EPERM, NETLINK, before=before, cwd=tmp_path)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from cli_support import COMMAND, INHERITED, PASSED_ON, needs_root, no_file, no_netlink, one_line, run, run_as_another
-from support import HOLD, Child, child, in_namespace, must_block, run_in, wait_until
+from cli_support import COMMAND, INHERITED, PASSED_ON, no_file, no_netlink, one_line, run, run_as_another
+from support import HOLD, Child, child, in_namespace, must_block, needs_root, run_in, wait_until
 
 import pidabs
 from pidabs import _holder

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_support import one_line
 from programs import PIDABS, TELL, Program, Terminal, finish, is_free, pidabs_run, program, run, terminal
-from support import DEADLINE, in_namespace, wait_until
+from support import DEADLINE, in_namespace, state, wait_until
 
 import pidabs
 from pidabs import _diag
@@ -54,10 +54,6 @@ def reporter(*words: str) -> tuple[str, ...]:
 
 def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def guard_of(running: Program, command: int) -> int:

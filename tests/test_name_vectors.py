@@ -155,7 +155,7 @@ def test_the_bytes_of_the_protocol_are_those_of_the_page() -> None:
         (r"MUST be `A`, at most (\d+) ms", _queue.SOON * 1000),
         (r"gives up after (\d+) ms or \d+ connections", _queue._RELEASE_TIME * 1000),
         (r"gives up after \d+ ms or (\d+) connections", _queue._MAX_SKIPPED),
-        (r"an address of at most (\d+) bytes", _names._MAX_ADDRESS),
+        (r"an address of at most (\d+) bytes", _names.MAX_ADDRESS),
         (r"A scope is 1 to (\d+) bytes", _names._MAX_SCOPE),
     ],
 )

@@ -1000,18 +1000,13 @@ SANDBOXED = (
     + """
     import pidabs
     restrict(scoped=SCOPE_SOCKETS)
-    lock = pidabs.Lock(sys.argv[1])
     try:
-        lock.acquire(timeout=0.05)
+        pidabs.Lock(sys.argv[1]).acquire(timeout=0.05)
     except pidabs.Timeout as exc:
         say("timeout", exc)
     say("asks")
-    lock.acquire()
-    say("held")
-    listen()
-    lock.release()
-    say("released")
 """
+    + HOLD
 )
 
 

@@ -49,17 +49,14 @@ can_change_user = pytest.mark.skipif(
     not may(f"import os; os.setuid({UNPRIVILEGED})"), reason="may not become another user"
 )
 
-WAIT = """
+WAIT = (
+    """
     import pidabs
-    lock = pidabs.Lock(sys.argv[1])
     say("asks")
-    lock.acquire()
-    say("held")
-    listen()
-    lock.release()
-    say("released")
-    listen()
 """
+    + HOLD
+    + "    listen()\n"
+)
 
 
 class Contained(Child):

@@ -22,7 +22,7 @@ import re
 from time import sleep
 
 from .. import Holder, Lock, LockError, _descriptors, _diag, _holder, _linux
-from .._names import _MAX_ADDRESS, PREFIX, parse
+from .._names import MAX_ADDRESS, PREFIX, parse
 from ._codes import USAGE, Unknown
 from ._proc import has_open, is_open, openers, running
 from ._text import complain, cut, quoted, reason, show
@@ -104,7 +104,7 @@ def named(arguments: argparse.Namespace, mirror: str | None = None) -> Lock:
         lock = Lock("x" if hashed else arguments.name, scope=arguments.scope, mirror=mirror or False)
         if hashed:
             lock.name, lock.address = arguments.name, lock.address[:-1] + os.fsencode(arguments.name)
-            if arguments.command == "run" or len(lock.address) != _MAX_ADDRESS:
+            if arguments.command == "run" or len(lock.address) != MAX_ADDRESS:
                 raise ValueError(f"{quoted(lock.name)} is not a whole name, nor all that `pidabs list` shows of it")
     except ValueError as exc:
         complain(f"{exc}; see `pidabs {arguments.command} --help`")
