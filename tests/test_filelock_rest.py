@@ -131,6 +131,57 @@ def test_nothing_is_logged_unless_somebody_wants_it(path: str, caplog: pytest.Lo
     assert said(caplog, path) == []
 
 
+class Interrupts(logging.Handler):
+    """^C, as that line is logged."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.line):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupted(log: object) -> Iterator[None]:
+    """The release is logged, which is interrupted."""
+    handler = Interrupts("Attempting to release")
+    logger = logging.getLogger("filelock")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("thread_local", [True, False])
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.usefixtures("interrupted")
+def test_a_release_that_is_interrupted_as_it_is_logged_lets_go(path: str, thread_local: bool, force: bool) -> None:
+    lock = OURS(path, thread_local=thread_local)
+    lock.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        lock.release(force)
+    assert not lock.is_locked
+    assert in_thread(lambda: pidabs.holder(path)) is None
+    lock.acquire(0)
+
+
+@pytest.mark.skipif(not MODERN, reason="this filelock has nothing asynchronous")
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.usefixtures("interrupted")
+def test_an_awaited_release_that_is_interrupted_as_it_is_logged_lets_go(path: str, force: bool) -> None:
+    async def main() -> None:
+        lock = awaited("pidabs")(path)
+        await lock.acquire()
+        with pytest.raises(KeyboardInterrupt):
+            await lock.release(force)
+        assert not lock.is_locked
+        assert pidabs.holder(path) is None
+        await lock.acquire(0)
+
+    drive(main())
+
+
 # on_acquired, awaited -----------------------------------------------------------------------------------------------
 
 

@@ -210,12 +210,17 @@ class AsyncUnixFileLock(_AsyncBase):
         hold = self._mine.hold
         if self._pid != getpid() or not hold.count:
             return
-        gate, me = hold.gate, object()
+        gate, me, last = hold.gate, object(), False
         try:
             try:
                 await self._pass(gate, me, None, 0, None)
+                last = force or hold.count == 1
                 if self._counts_down(hold, force) and hold.lock is not None:
                     await self._let_go(hold, hold.lock)
+            except BaseException:
+                if last and hold.count:  # a signal handler's, or a log handler's, struck before that could begin
+                    hold.let_go()
+                raise
             finally:
                 gate.leave(me)
         except BaseException:
@@ -228,7 +233,7 @@ class AsyncUnixFileLock(_AsyncBase):
         except NotHeld:
             pass  # lost, as `is_locked` said
         finally:
-            if not lock.held:  # else a signal handler's exception struck before it could begin
+            if not lock.held:  # else it was interrupted before it could begin
                 hold.count = 0
         if hold.logs:
             self._log("Lock %s released on %s")

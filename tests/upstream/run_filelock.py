@@ -190,9 +190,11 @@ def main() -> int:
         elif not arguments:
             arguments = ["tests", *(f"--ignore-glob=tests/{name}" for name in HANDED_THROUGH)]
             environment[WHOLE] = str(AT_LEAST)
-        # From a safe path (-P): the source distribution's root is pytest's business. In a fixed order.
+        # From a safe path (-P): the source distribution's root is pytest's business. In a fixed order. All is logged:
+        # else it would be up to what ran before in the same worker, as virtualenv, which some tests use, turns it on.
         command = [sys.executable, "-P", "-m", "pytest", "-p", "run_filelock", "-p", "no:cacheprovider", "-q"]
-        command += ["-p", "no:randomly", "-n", "4", "--dist", "worksteal", "--basetemp", str(work / "tmp" / "t")]
+        command += ["-p", "no:randomly", "--log-level", "DEBUG"]
+        command += ["-n", "4", "--dist", "worksteal", "--basetemp", str(work / "tmp" / "t")]
         return subprocess.run([*command, *(arguments or ["tests"])], cwd=root, env=environment).returncode
 
 
