@@ -300,10 +300,19 @@ def test_the_init_script_after_a_sigkill(service: Service) -> None:
 
 @needs("setsid")
 def test_the_init_script_cannot_start(tmp_path: Path) -> None:
-    service = Service(tmp_path, daemon="/no/such/daemon")
+    service = Service(tmp_path)
+    (tmp_path / "pidabs-example.log").mkdir()  # so that the shell cannot open it
     assert service("start") == 1
     assert service("status") == 3
-    assert "/no/such/daemon" in (tmp_path / "pidabs-example.log").read_text()
+
+
+@pytest.mark.parametrize("daemon", ["/no/such/daemon --option", "no-such-daemon", "/dev/null"])
+def test_the_init_script_of_what_is_not_installed(tmp_path: Path, daemon: str) -> None:
+    service = Service(tmp_path, daemon=daemon)
+    assert service("start") == 5  # as LSB has it
+    assert service("status") == 3
+    assert service("restart") == 5
+    assert not (tmp_path / "pidabs-example.log").exists()
 
 
 def test_the_init_script_is_used_wrongly(tmp_path: Path) -> None:
