@@ -67,8 +67,12 @@ class Protocol:
 
     def _join(self, conn: socket) -> bool:
         try:
-            conn.connect(self._address)
-        except OSError:  # just let go, or no room
+            try:
+                conn.connect(self._address)
+            except BlockingIOError:  # no room: sleep until there is
+                os.set_blocking(conn.fileno(), True)
+                conn.connect(self._address)
+        except OSError:  # just let go
             time.sleep(_PAUSE)
             return False
         try:

@@ -187,7 +187,7 @@ inline listen() { /* _queue.bind, _queue.receive: listen(), which brands the lis
   d_step { at(LISTEN) -> listening = 1; go(HELD) }
 }
 
-inline join() { /* _queue.join: connect(), which ECONNREFUSED or EAGAIN may answer */
+inline join() { /* _queue.join, _queue.join_when_there_is_room: connect(), which ECONNREFUSED or EAGAIN may answer */
   d_step { at(JOIN) ->
     if
     :: refs > 0 && listening && len(queue) < ROOM ->

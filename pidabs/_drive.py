@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     CancelCheck = Callable[[], object]
-    Want = tuple[int, float]
-    """What a step waits for: until a descriptor is readable (-1: none), at most so many seconds."""
+    Block = Callable[[float], bool]
+    """A system call that blocks for at most so many seconds: whether it succeeded.  An event loop cannot call it."""
+    Want = tuple[int | Block, float]
+    """What a step waits for: until a descriptor is readable (-1: none), or a call is over, at most so many seconds."""
     Steps = Generator[Want, bool, T]
-    """Yields Wants, is sent whether the descriptor is readable.  Stop it early with throw(): with close() it cannot
-    hand on a lock that it was granted."""
+    """Yields Wants, is sent whether the descriptor is readable, or the call has succeeded.  Stop it early with throw():
+    with close() it cannot hand on a lock that it was granted."""
 
 FOR_EVER = float("inf")
 
@@ -55,7 +57,9 @@ def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval:
                 soon = seconds <= SOON
                 if cancel_check is not None:
                     seconds = _checked(cancel_check, seconds, poll_interval)
-                if fd < 0:
+                if not isinstance(fd, int):
+                    ready = fd(seconds)
+                elif fd < 0:
                     sleep(seconds)
                     ready = False
                 else:
@@ -87,10 +91,12 @@ async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, po
         fd, seconds = next(steps)
         while True:
             try:
-                ready = fd >= 0 and seconds <= SOON and _comes_soon(_watching(fd))
-                if cancel_check is not None:
-                    seconds = _checked(cancel_check, seconds, poll_interval)
-                ready = ready or await _event(fd, seconds)
+                ready = False
+                if isinstance(fd, int):
+                    ready = fd >= 0 and seconds <= SOON and _comes_soon(_watching(fd))
+                    if cancel_check is not None:
+                        seconds = _checked(cancel_check, seconds, poll_interval)
+                    ready = ready or await _event(fd, seconds)
             except BaseException as exc:
                 cancel_check = None
                 fd, seconds = steps.throw(exc)

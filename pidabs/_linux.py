@@ -13,12 +13,13 @@ from struct import Struct
 
 # All of it now: after a daemon's chroot or setuid the library may be out of reach.
 try:
-    from _socket import socketpair
+    from _socket import SO_ACCEPTCONN, SO_DOMAIN, SO_PEERCRED, SO_SNDTIMEO, SO_TYPE, socketpair
     from fcntl import F_DUPFD_CLOEXEC, LOCK_EX, LOCK_NB, fcntl, flock, ioctl
     from os import O_CLOEXEC, sched_yield
     from select import poll
-except ImportError:  # Windows: there all is imported, and nothing called
+except ImportError:  # not Linux: there all is imported, and nothing called
     F_DUPFD_CLOEXEC = LOCK_EX = LOCK_NB = O_CLOEXEC = 0  # type: ignore[misc]
+    SO_ACCEPTCONN = SO_DOMAIN = SO_PEERCRED = SO_SNDTIMEO = SO_TYPE = 0  # type: ignore[misc]
     fcntl = flock = ioctl = sched_yield = poll = socketpair = None  # type: ignore[assignment, misc]
 
 __all__ = [  # handed on
@@ -61,14 +62,11 @@ it had buffered, as Airflow's scheduler does, and hits whoever has the low numbe
 """
 SO_PASSRIGHTS = 83  # Linux 6.16
 
-_SO_TYPE = 3
-_SO_PEERCRED = 17
-_SO_ACCEPTCONN = 30
-_SO_DOMAIN = 39
 _SO_NETNS_COOKIE = 71  # Linux 5.14
 _SO_PEERPIDFD = 77  # Linux 6.5
 
 _UCRED = Struct("iII")
+_TIMEVAL = Struct("ll")
 _overflow: int | None = None
 
 
@@ -92,7 +90,7 @@ def supported() -> bool:
 
 def peer_credentials(sock: socket) -> tuple[int, int, int]:
     """(pid, uid, gid) of the peer, or of whoever called listen() last; pid 0 if its pid namespace is hidden."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, _SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
     return pid, uid, gid
 
 
@@ -104,13 +102,18 @@ def peer_pidfd(sock: socket) -> int | None:
         return None
 
 
+def limit_send(sock: socket, seconds: float) -> None:
+    """How long a blocking connect(2), or send, of this socket may take; more than nothing, which would be for ever."""
+    sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), max(1, int(seconds % 1 * 1e6))))
+
+
 def is_unix_stream(sock: socket) -> bool:
     """Whether it is AF_UNIX, SOCK_STREAM, whatever the Python object takes it for.  Raises OSError if no socket."""
-    return sock.getsockopt(SOL_SOCKET, _SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
+    return sock.getsockopt(SOL_SOCKET, SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, SO_TYPE) == SOCK_STREAM
 
 
 def is_listening_stream(sock: socket) -> bool:
-    return sock.getsockopt(SOL_SOCKET, _SO_ACCEPTCONN) == 1 and sock.getsockopt(SOL_SOCKET, _SO_TYPE) == SOCK_STREAM
+    return sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN) == 1 and sock.getsockopt(SOL_SOCKET, SO_TYPE) == SOCK_STREAM
 
 
 def network_namespace(sock: socket) -> bytes:

@@ -4,6 +4,7 @@ Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
 
 1. bind       Bound: listen, done.  EADDRINUSE: somebody has it.
 2. join       Connect with the same descriptor and send `W`: we wait in the backlog, in order, asleep in the kernel.
+              A full queue: sleep until it has room.
 3. receive    `O` offers the lock: answer `A`, we are running and still want it.  `L` with the listener grants it: check
               it and call listen() on it, so that SO_PEERCRED names us.  EOF or a reset: we are in no queue, go to 1.
 4. hand over  Take the head of our queue, offer, wait for its answer, grant.  The lock is only ever handed to somebody
@@ -25,6 +26,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from _functools import partial  # type: ignore[import-not-found]
 from time import monotonic
 
 from . import _descriptors, _linux
@@ -74,13 +76,19 @@ def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> S
         while True:
             began = monotonic()
             refused = join(sock, address)
+            if refused == errno.EAGAIN:
+                room = partial(join_when_there_is_room, sock, address)
+                if (yield room, min(_LOOK_INTERVAL, remaining(deadline))):
+                    refused = None
             if refused is None:
                 listener = yield from _take_turn(sock, address, deadline, hand)
                 if listener is not None:
                     return listener
+            if refused != errno.ECONNREFUSED:
                 _descriptors.abandon(sock)
-                sock = _descriptors.open_socket(hand)  # once connected, a socket cannot listen
-            if refused is not None or monotonic() - began < _QUICK_TURN:
+                # Once connected, a socket cannot listen; and in a long sleep it may have been closed behind our back.
+                sock = _descriptors.open_socket(hand)
+            if monotonic() - began < _QUICK_TURN:
                 # Refused, or thrown out at once: back off, else a squatter could make us spin.
                 yield -1, min(pause * jitter(), remaining(deadline))
                 pause = min(pause * 2, _LONGEST_PAUSE if refused == errno.EAGAIN else _LONG_PAUSE)
@@ -102,10 +110,24 @@ def join(sock: Socket, address: bytes) -> int | None:
         sock.connect(address)
     except ConnectionRefusedError:
         return errno.ECONNREFUSED
-    except (BlockingIOError, PermissionError):  # the queue is full; Landlock
+    except (BlockingIOError, InterruptedError, PermissionError):  # the queue is full; and a signal came; Landlock
         return errno.EAGAIN
     sock.role = CONNECTION
     return None
+
+
+def join_when_there_is_room(sock: Socket, address: bytes, seconds: float) -> bool:
+    """Step 2 where the queue is full: sleep in connect(2) until somebody has left it, at most so long.
+
+    Who sleeps there has no place yet: the kernel wakes one for each that leaves, and newcomers may be faster.
+    """
+    if seconds <= 0:  # which would mean for ever
+        return False
+    _linux.limit_send(sock, seconds)
+    # Only the descriptor: Python's object would report a connect that a signal has interrupted as a success.  It stays
+    # so, as whatever is read and sent from here on is so with MSG_DONTWAIT.
+    os.set_blocking(sock.fileno(), True)
+    return join(sock, address) is None and _descriptors.is_connection(sock, address)
 
 
 def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:

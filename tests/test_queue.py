@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import os
+import platform
 import resource
 import select
 import signal
@@ -39,6 +40,7 @@ from support import (
     queued,
     run_in,
     state,
+    switches,
     wait_until,
 )
 
@@ -980,19 +982,171 @@ def test_pauses_grow_each_time_we_are_thrown_out(name: str) -> None:
     assert 0.0025 <= pauses[-1] <= 0.0075
 
 
-def test_who_finds_the_queue_full_pauses_and_leaves_nothing(name: str) -> None:
-    """Pauses of up to 50 ms between single tries, without a descriptor to wait for.  An exception ends them."""
+def test_who_finds_the_queue_full_and_cannot_sleep_pauses_and_leaves_nothing(name: str) -> None:
+    """An event loop cannot call what blocks: pauses of up to 50 ms between single tries.  An exception ends them."""
     sock = _descriptors.open_socket()
     with raw() as holder, raw() as only:
         play_holder(holder, name, backlog=0)
         play_waiter(only, name)
         steps = _queue.wait(sock, address(name), time.monotonic() + DEADLINE, [])
-        pauses = [next(steps)] + [steps.send(False) for _ in range(12)]
+        wants = [next(steps)] + [steps.send(False) for _ in range(25)]
+        assert all(not isinstance(block, int) for block, _ in wants[::2])
+        pauses = wants[1::2]
         assert {-1} == {fd for fd, _ in pauses}
         assert 0.025 <= pauses[-1][1] <= 0.075
         with pytest.raises(KeyboardInterrupt):
             steps.throw(KeyboardInterrupt)
     assert sock.fileno() == -1
+
+
+CONNECT = {"x86_64": "42", "aarch64": "203"}.get(platform.machine())
+"""The number of the system call."""
+
+in_full_queue = pytest.mark.skipif(CONNECT is None, reason="which number connect(2) has here is not known")
+
+WAIT_AND_CATCH = (
+    """
+    import signal
+    def handler(number, frame):
+        if number == signal.SIGUSR2: raise SystemExit(7)
+        say("handled")
+    signal.signal(signal.SIGUSR1, handler); signal.signal(signal.SIGUSR2, handler)
+"""
+    + WAIT
+)
+
+
+@contextmanager
+def outside(name: str, *args: str) -> Iterator[tuple[socket.socket, Child]]:
+    """The holder of a queue that is full, and a process that sleeps until there is room."""
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        with child(WAIT_AND_CATCH, args=(name, *args)) as waiter:
+            waiter.expect("asks")
+            wait_until(lambda: connecting(waiter.pid), "the waiter to sleep in connect(2)")
+            yield holder, waiter
+
+
+def connecting(pid: int) -> bool:
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == CONNECT and state(pid) == "S"
+
+
+@in_full_queue
+def test_who_finds_the_queue_full_sleeps_until_there_is_room(name: str) -> None:
+    with outside(name) as (holder, waiter):
+        before = switches(waiter.pid)
+        assert waiter.says_nothing(0.5)
+        assert switches(waiter.pid) - before <= 2  # it looks again every second
+        holder.accept()[0].close()
+        wait_until(lambda: queued(name) == 1, "the waiter to be in the queue", deadline=0.5)
+        conn, _ = holder.accept()
+        with conn:
+            assert conn.recv(1) == b"W"
+            conn.send(b"O")
+            assert conn.recv(1) == b"A"
+            grant(conn, holder.fileno())
+            holder.close()
+            waiter.expect("held")
+
+
+@in_full_queue
+def test_who_sleeps_outside_a_full_queue_wakes_when_the_lock_is_free(name: str) -> None:
+    with outside(name) as (holder, waiter):
+        holder.close()
+        assert waiter.read_line(0.5) == "held"
+
+
+@in_full_queue
+def test_who_sleeps_outside_a_full_queue_keeps_its_deadline(name: str) -> None:
+    with outside(name, "0.3") as (_, waiter):
+        waiter.expect("timeout")
+
+
+@in_full_queue
+@pytest.mark.parametrize("stopped", [False, True])
+def test_signal_that_comes_while_it_sleeps_outside_is_no_place_in_the_queue(name: str, stopped: bool) -> None:
+    """CPython takes a blocking connect that was interrupted for a success."""
+    with outside(name) as (holder, waiter):
+        if stopped:
+            waiter.signal(signal.SIGSTOP)
+            wait_until(lambda: state(waiter.pid) == "T")
+            waiter.signal(signal.SIGCONT)
+        else:
+            waiter.signal(signal.SIGUSR1)
+            waiter.expect("handled")
+        wait_until(lambda: connecting(waiter.pid), "it to sleep again")
+        assert queued(name) == 1
+        holder.close()
+        waiter.expect("held")
+
+
+@in_full_queue
+def test_exception_that_strikes_while_it_sleeps_outside_ends_the_wait(name: str) -> None:
+    with outside(name) as (holder, waiter):
+        waiter.signal(signal.SIGUSR2)
+        assert waiter.wait() == 7
+        assert queued(name) == 1
+        holder.close()
+
+
+CLOSED_OUTSIDE = """
+    import pidabs, threading
+    from pidabs import _descriptors
+    def wait():
+        say(threading.get_native_id())
+        with pidabs.Lock(sys.argv[1]): say("held")
+    thread = threading.Thread(target=wait)
+    thread.start()
+    listen()
+    [fd] = _descriptors.known
+    other = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(other, fd)
+    say("closed")
+    thread.join()
+    say(os.path.sameopenfile(fd, other), os.get_blocking(fd))
+"""
+
+
+@in_full_queue
+@pytest.mark.parametrize("room", [False, True])
+def test_descriptor_that_is_closed_while_it_sleeps_outside_is_left_alone(name: str, room: bool) -> None:
+    """DaemonContext closes them all, and the numbers become other files."""
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        with child(CLOSED_OUTSIDE, args=(name,)) as waiter:
+            thread = int(waiter.read_line())
+            wait_until(lambda: connecting(thread), "the waiter to sleep in connect(2)")
+            waiter.tell()
+            waiter.expect("closed")
+            if room:
+                holder.accept()[0].close()
+                wait_until(lambda: queued(name) == 1)
+            holder.close()
+            waiter.expect("held")
+            waiter.expect("True True")
+
+
+ASK_OUTSIDE = """
+    import pidabs, time
+    asked = []
+    def check():
+        asked.append(time.monotonic())
+        return len(asked) > 5
+    try:
+        pidabs.Lock(sys.argv[1]).acquire(cancel_check=check, poll_interval=0.01)
+    except pidabs.Timeout:
+        say("cancelled", asked[-1] - asked[0] < 2)
+"""
+
+
+def test_cancel_check_is_asked_outside_a_full_queue(name: str) -> None:
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        with child(ASK_OUTSIDE, args=(name,)) as waiter:
+            waiter.expect("cancelled True")
 
 
 SANDBOXED = (
