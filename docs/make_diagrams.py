@@ -87,7 +87,7 @@ SEQUENCES = {
             Step(B, KERNEL, "connect: enters the queue", "_queue.join"),
             Step(B, KERNEL, "'W', then sleeps", "_queue._take_turn"),
             Step(A, KERNEL, "lets go: accepts the head", "_queue.hand_over"),
-            Step(A, B, "'O': do you still want it?", "_queue._accepts"),
+            Step(A, B, "'O': do you still want it?", "_queue._ask"),
             Step(B, A, "'A': yes, I run", "_queue.accept_offer"),
             Step(A, B, "'L' and the listener, by SCM_RIGHTS", "_queue._grant", B),
             Step(A, A, "closes its copy", "_queue._grant"),
@@ -115,7 +115,7 @@ SEQUENCES = {
         (
             Step(B, B, "SIGKILL: a dead entry stays", end=True),
             Step(A, KERNEL, "accepts the head, B", "_queue.hand_over"),
-            Step(A, A, "'O' fails: next", "_queue._accepts"),
+            Step(A, A, "'O' fails: next", "_queue._ask"),
             Step(A, KERNEL, "accepts C", "_queue.hand_over"),
             Step(A, C, "'O', 'A', 'L' and the listener", "_queue._grant", C),
             Step(C, C, "SIGKILL, before it has read that", end=True),

@@ -64,9 +64,9 @@ def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval:
                     ready = False
                 else:
                     if fd != registered:
-                        poller = _watching(fd)
+                        poller = watching(fd)
                         registered = fd
-                    ready = soon and _comes_soon(poller)
+                    ready = soon and comes_soon(poller)
                     ready = ready or bool(
                         poller.poll(None if seconds == FOR_EVER else min(seconds * 1000, _LONGEST_POLL))
                     )
@@ -85,7 +85,7 @@ def run(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval:
 async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, poll_interval: float = FOR_EVER) -> T:
     """The same by the running event loop, without a thread.  Cancelling goes into the steps, too.
 
-    It blocks the loop only while a partner answers that is awake on another CPU: see `_comes_soon`.
+    It blocks the loop only while a partner answers that is awake on another CPU: see `comes_soon`.
     """
     try:
         fd, seconds = next(steps)
@@ -93,7 +93,7 @@ async def run_async(steps: Steps[T], cancel_check: CancelCheck | None = None, po
             try:
                 ready = False
                 if isinstance(fd, int):
-                    ready = fd >= 0 and seconds <= SOON and _comes_soon(_watching(fd))
+                    ready = fd >= 0 and seconds <= SOON and comes_soon(watching(fd))
                     if cancel_check is not None:
                         seconds = _checked(cancel_check, seconds, poll_interval)
                     ready = ready or await _event(fd, seconds)
@@ -151,13 +151,13 @@ def current_task() -> object:
     return asyncio.current_task()
 
 
-def _watching(fd: int) -> poll:
+def watching(fd: int) -> poll:
     poller = poll()
     poller.register(fd, POLLIN)
     return poller
 
 
-def _comes_soon(poller: poll) -> bool:
+def comes_soon(poller: poll) -> bool:
     """Look for some 50 us before sleeping: a partner on another CPU answers faster than we would fall asleep and wake.
 
     On the same CPU the yield lets it run.  Takes a fifth off a handoff between two CPUs (`python -m bench`).

@@ -113,7 +113,9 @@ class Lock(Ownership):
         try:
             dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
-                run(_queue.hand_over(dropped, hand))
+                rest = _queue.hand_over(dropped, hand)
+                if rest is not None:
+                    run(rest)
         except BaseException:
             self._undo(hand, sock)
             raise
@@ -127,7 +129,9 @@ class Lock(Ownership):
         try:
             dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
-                await run_async(_queue.hand_over(dropped, hand))
+                rest = _queue.hand_over(dropped, hand)
+                if rest is not None:
+                    await run_async(rest)
         except BaseException:
             self._undo(hand, sock)
             raise

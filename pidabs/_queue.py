@@ -31,7 +31,7 @@ from time import monotonic
 
 from . import _descriptors, _linux
 from ._descriptors import CONNECTION, LISTENER, Socket, read_byte, say
-from ._drive import SOON, jitter, remaining
+from ._drive import SOON, comes_soon, jitter, remaining, watching
 from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET, attempt
 
 TYPE_CHECKING = False
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from ._drive import Steps
 
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
-_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _accepts, our own process
+_STRANGER = b"a stranger"  # nothing that can be said
+_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _ask, our own process
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
 _RELEASE_TIME = 0.050
@@ -153,7 +154,9 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
         if not hand:
             give_up(conn, address, hand)
         if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
-            yield from hand_over(hand.pop(), hand)
+            rest = hand_over(hand.pop(), hand)
+            if rest is not None:
+                yield from rest
         raise
     finally:
         _descriptors.abandon(conn)
@@ -266,57 +269,83 @@ def close_if_idle(listener: Socket) -> None:
         _descriptors.close_known(listener)
 
 
-def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None]:
+def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None] | None:
     """Step 4: grant the lock to the first in the queue who still wants it; free it if there is none, or none in time.
 
-    `listener` is closed in any case, so a process that is interrupted here holds nothing.
+    None: it is done, as the first has answered at once, or nobody is there.  Else the steps that are left.  `listener`
+    is closed in the end, so a process that is interrupted in between holds nothing.
     """
+    conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
+    if conn is None:
+        _descriptors.abandon(listener)
+        return None
+    said = _ask(conn)
+    if said == WAITING and comes_soon(watching(conn.fileno())):
+        said = read_byte(conn)
+    if said == ANSWER and _grant(conn, listener):
+        _descriptors.close(conn)
+        return None
+    return _keep_offering(listener, conn, said, hand)
+
+
+def _ask(conn: Socket) -> bytes | None:
+    """Offer the lock: WAITING if its answer is to be waited for, ANSWER if not, None if it has not spoken yet."""
+    pid, uid, _ = _linux.peer_credentials(conn)
+    if not _linux.trusted(uid):
+        return _STRANGER
+    # The offer first: it takes longer to wake up than we to hear that it waits.
+    said = read_byte(conn) if say(conn, OFFER) else b""
+    if said == WAITING:
+        # Of our own process it may be a task of this very thread, which cannot answer while we wait.
+        return ANSWER if pid == os.getpid() else WAITING
+    return None if said is None else b""
+
+
+def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, hand: list[Socket]) -> Steps[None]:
+    """Give the first time to answer, and then the next."""
     deadline = monotonic() + _RELEASE_TIME
     unclosed: list[Socket] = []  # a stranger's to the last: before Linux 6.16 that can take long, see take_descriptors
     try:
-        for _ in range(_MAX_SKIPPED):
-            conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
+        for skipped in range(_MAX_SKIPPED):
+            if skipped:
+                # Somebody was there at first, but this accept may find nobody; and whether it then blocks travels with
+                # the listener: another program may have made it so.
+                os.set_blocking(listener.fileno(), False)
+                conn = attempt(_descriptors.accept, listener, hand)
+                said = None if conn is None else _ask(conn)
             if conn is None:
                 return
             unclosed.append(conn)
-            if _linux.trusted(_linux.peer_credentials(conn)[1]):
-                if (yield from _accepts(conn, deadline)) and _grant(conn, listener):
-                    return
+            if said is None and (yield conn.fileno(), _JOIN_TIME):
+                # It had just connected; or only asks who we are, and says nothing.
+                said = WAITING if read_byte(conn) == WAITING else b""
+            if said == WAITING and (yield conn.fileno(), min(SOON, remaining(deadline))):
+                said = read_byte(conn)
+            if said == ANSWER and _grant(conn, listener):
+                return
+            if said is not _STRANGER:
                 _descriptors.close(unclosed.pop())
             if monotonic() >= deadline:
                 return
-            # Somebody was there at first, but the next accept may find nobody; and whether it then blocks travels with
-            # the listener: another program may have made it so.
-            os.set_blocking(listener.fileno(), False)
     finally:
         _descriptors.abandon(listener)
         for conn in unclosed:
             _descriptors.close(conn)
 
 
-def _accepts(conn: Socket, deadline: float) -> Steps[bool]:
-    """Whether it is a waiter and accepts our offer."""
-    # The offer first: it takes longer to wake up than we to hear that it waits.
-    said = read_byte(conn) if say(conn, OFFER) else b""
-    if said is None and (yield conn.fileno(), _JOIN_TIME):  # just connected, or somebody who only asks who we are
-        said = read_byte(conn)
-    if said != WAITING:
-        return False
-    if _linux.peer_credentials(conn)[0] == os.getpid():
-        return True  # it may be a task of this very thread, which cannot answer while we wait
-    return (yield conn.fileno(), min(SOON, remaining(deadline))) and read_byte(conn) == ANSWER
-
-
 def _grant(conn: Socket, listener: Socket) -> bool:
-    """Send the lock: whether we are done.  If the waiter dies before it reads this, the kernel frees the lock."""
+    """Send the lock, and close our copy: whether it is sent, or nobody can be sent any and all race.
+
+    If the waiter dies before it reads this, the kernel frees the lock.
+    """
     descriptor = listener.fileno().to_bytes(4, sys.byteorder)
     try:
         conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
     except OSError as exc:
         if exc.errno is None:
             raise
-        # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
-        return exc.errno == errno.ETOOMANYREFS
-    _descriptors.abandon(listener)  # first: while we have a copy, the next owner cannot free the lock
+        if exc.errno != errno.ETOOMANYREFS:
+            return False  # it gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16)
+    _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
     _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way
     return True

@@ -46,7 +46,7 @@ from injection import (
     queue_of,
     traced,
 )
-from support import DEADLINE, Child, child, must_block, open_descriptors, wait_until
+from support import DEADLINE, Child, child, must_block, open_descriptors, state, wait_until
 
 import pidabs
 from pidabs import _descriptors, _inherit, _lock, _ownership, _queue
@@ -556,10 +556,14 @@ def test_dropped_release_frees_the_lock(name: str, peer: Child) -> None:
     peer.tell("wait")
     peer.expect("waiting")
     wait_until(lambda: any(queue_of(lock.address)), "the peer waits")
+    peer.signal(signal.SIGSTOP)
+    wait_until(lambda: state(peer.pid) == "T", "the peer is stopped")
     steps = _queue.hand_over(listener, hand)
+    assert steps is not None
     next(steps)  # offered
     del steps
     assert open_descriptors() == before
+    peer.signal(signal.SIGCONT)
     assert 0 <= int(peer.read_line()) < STALL
     peer.expect("done")
 

@@ -501,6 +501,7 @@ def test_silent_connection_holds_up_a_release_for_milliseconds(name: str) -> Non
     with raw() as probe:
         play_waiter(probe, name, b"")
         steps = _queue.hand_over(lock._sock, [])
+        assert steps is not None
         _, seconds = next(steps)
         assert 0.001 <= seconds <= 0.005
         steps.close()
@@ -531,8 +532,21 @@ def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monke
         released = must_block(lock.release)
         conn.send(b"W")
         assert conn.recv(1) == b"O"
-        released()  # of our own process, it is granted at once
+        conn.send(b"A")
+        released()
         assert granted(conn)[0] == b"L"
+
+
+def test_late_first_word_that_is_no_w_is_no_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_queue, "_JOIN_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    with raw() as conn:
+        play_waiter(conn, name, b"")
+        released = must_block(lock.release)
+        conn.send(b"A")
+        released()
+        assert conn.recv(10) == b"O"
+        assert conn.recv(10) == b""
 
 
 def test_waiter_that_never_answers_is_skipped(name: str) -> None:
@@ -640,7 +654,7 @@ def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monk
             lengths.append(queued(name))
 
         monkeypatch.setattr(_linux, "sched_yield", lambda: None)
-        abandon = _descriptors.abandon
+        close = _descriptors.close
         listener = lock._sock
 
         def slowly(sock: _descriptors.Socket) -> None:
@@ -648,9 +662,9 @@ def test_queue_of_a_lock_that_is_on_its_way_is_not_ours_to_drain(name: str, monk
                 lock._sock = listener  # as a thread sees it that looked just before
                 looks_on_the_way()
                 lock._sock = None
-            abandon(sock)
+            close(sock)
 
-        monkeypatch.setattr(_descriptors, "abandon", slowly)
+        monkeypatch.setattr(_descriptors, "close", slowly)
         lock.release()
         assert lengths == [1]
         waiter.expect("held")
