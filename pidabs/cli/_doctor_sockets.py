@@ -188,7 +188,7 @@ def queue() -> Finding:
     most = text("/proc/sys/net/core/somaxconn")
     return Finding(
         WARN,
-        f"a lock has room for {room} waiters; all others try again every 1 to 50 ms, in no order",
+        f"a lock has room for {room} waiters; all others sleep until there is room, in no order",
         f"net.core.somaxconn is {most} in this network namespace" if most else "net.core.somaxconn, it seems",
         f"sysctl -w net.core.somaxconn={_queue.BACKLOG} (containers: docker run --sysctl)",
     )
