@@ -49,7 +49,7 @@ FRESH, LISTENER, CONNECTION = range(3)
 
 
 class Socket(socket):
-    """A socket of ours, close-on-exec and never blocking.
+    """A socket of ours, close-on-exec, and for Python never blocking.
 
     `role`: FRESH has no name and no peer yet; a LISTENER, and a connection it accepted, has our name; a CONNECTION, in
     which we wait, has a peer of our name.
@@ -187,11 +187,16 @@ def abandon(sock: Socket) -> None:
     if _is_ours(sock):
         close(sock)
     else:
-        with guard:
-            was_known = is_known(sock)
-            fd = sock.detach()
-            if was_known:
-                del known[fd]
+        forget(sock)
+
+
+def forget(sock: Socket) -> None:
+    """Let go of a socket whose descriptor has become another file, and leave that alone."""
+    with guard:
+        was_known = is_known(sock)
+        fd = sock.detach()
+        if was_known:
+            del known[fd]
 
 
 def _is_ours(sock: Socket) -> bool:

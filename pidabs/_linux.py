@@ -66,7 +66,7 @@ _SO_NETNS_COOKIE = 71  # Linux 5.14
 _SO_PEERPIDFD = 77  # Linux 6.5
 
 _UCRED = Struct("iII")
-_TIMEVAL = Struct("ll")
+_TIMEVAL = Struct("qq" if SO_SNDTIMEO == 67 else "ll")  # 67: a 32-bit system with 64 bits for times
 _overflow: int | None = None
 
 

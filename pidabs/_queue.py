@@ -18,7 +18,8 @@ Kernel facts relied on: an abstract name is free as soon as the last reference t
 peer gets POLLHUP; the backlog is FIFO; a grant in flight to a waiter that dies is dropped, and the name is free.
 Waiters never pass descriptors, nobody peeks (CVE-2024-26923, CVE-2026-23394).
 
-Every step is non-blocking.  What takes time is a generator of `Want`s, which threads and event loops drive alike.
+What takes time is a generator of `Want`s, which threads and event loops drive alike.  Nothing else blocks, but for the
+look, of some 50 us, whether the first waiter answers at once.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ._drive import Steps
 
 WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
-_STRANGER = b"a stranger"  # nothing that can be said
+_STRANGER, _NO_WAITER = b"a stranger", b"no waiter"  # nothing that can be said
 _GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _ask, our own process
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
@@ -51,6 +52,8 @@ _SHORT_PAUSE = 0.0001  # doubles up to
 _LONG_PAUSE = 0.005  # after a refused connect, or
 _QUICK_TURN = _LONGEST_PAUSE = 0.050  # where we cannot queue
 _LOOK_INTERVAL = 1.0  # where a stranger holds the lock
+_LONG_SLEEP = 60.0  # where the queue is full; the kernel wakes us, and with each look we lose our place before it
+_NO_ROOM = errno.EAGAIN, errno.EINTR, errno.EPERM, errno.EACCES  # and a signal came; Landlock
 
 
 def bind(sock: Socket, address: bytes) -> bool:
@@ -79,7 +82,7 @@ def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> S
             refused = join(sock, address)
             if refused == errno.EAGAIN:
                 room = partial(join_when_there_is_room, sock, address)
-                if (yield room, min(_LOOK_INTERVAL, remaining(deadline))):
+                if (yield room, min(_LONG_SLEEP, remaining(deadline))):
                     refused = None
             if refused is None:
                 listener = yield from _take_turn(sock, address, deadline, hand)
@@ -89,7 +92,7 @@ def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> S
                 _descriptors.abandon(sock)
                 # Once connected, a socket cannot listen; and in a long sleep it may have been closed behind our back.
                 sock = _descriptors.open_socket(hand)
-            if monotonic() - began < _QUICK_TURN:
+            if refused == errno.ECONNREFUSED or monotonic() - began < _QUICK_TURN:
                 # Refused, or thrown out at once: back off, else a squatter could make us spin.
                 yield -1, min(pause * jitter(), remaining(deadline))
                 pause = min(pause * 2, _LONGEST_PAUSE if refused == errno.EAGAIN else _LONG_PAUSE)
@@ -109,10 +112,12 @@ def join(sock: Socket, address: bytes) -> int | None:
     """Step 2: enter the queue.  None, or why not: ECONNREFUSED (being taken or let go), EAGAIN (no room for us)."""
     try:
         sock.connect(address)
-    except ConnectionRefusedError:
-        return errno.ECONNREFUSED
-    except (BlockingIOError, InterruptedError, PermissionError):  # the queue is full; and a signal came; Landlock
-        return errno.EAGAIN
+    except OSError as exc:
+        if exc.errno == errno.ECONNREFUSED:
+            return errno.ECONNREFUSED
+        if exc.errno in _NO_ROOM:
+            return errno.EAGAIN
+        raise
     sock.role = CONNECTION
     return None
 
@@ -124,11 +129,18 @@ def join_when_there_is_room(sock: Socket, address: bytes, seconds: float) -> boo
     """
     if seconds <= 0:  # which would mean for ever
         return False
+    fd = sock.fileno()
+    identity = _linux.file_identity(fd)
     _linux.limit_send(sock, seconds)
     # Only the descriptor: Python's object would report a connect that a signal has interrupted as a success.  It stays
     # so, as whatever is read and sent from here on is so with MSG_DONTWAIT.
-    os.set_blocking(sock.fileno(), True)
-    return join(sock, address) is None and _descriptors.is_connection(sock, address)
+    os.set_blocking(fd, True)
+    try:
+        joined = join(sock, address) is None
+    finally:
+        if not _linux.is_file(fd, identity):  # closed behind our back, and the number another file's
+            _descriptors.forget(sock)
+    return joined and sock.fileno() >= 0
 
 
 def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
@@ -154,7 +166,9 @@ def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]
         if not hand:
             give_up(conn, address, hand)
         if hand and not isinstance(exc, GeneratorExit):  # granted, and not wanted any more: the next one shall have it
-            rest = hand_over(hand.pop(), hand)
+            listener = hand.pop()
+            os.set_blocking(listener.fileno(), False)  # whoever granted it may not have seen to that
+            rest = hand_over(listener, hand)
             if rest is not None:
                 yield from rest
         raise
@@ -273,7 +287,7 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None] | None:
     """Step 4: grant the lock to the first in the queue who still wants it; free it if there is none, or none in time.
 
     None: it is done, as the first has answered at once, or nobody is there.  Else the steps that are left.  `listener`
-    is closed in the end, so a process that is interrupted in between holds nothing.
+    is closed in the end; whoever is interrupted in between closes it, and what came in this `hand`.
     """
     conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
     if conn is None:
@@ -281,24 +295,32 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None] | None:
         return None
     said = _ask(conn)
     if said == WAITING and comes_soon(watching(conn.fileno())):
-        said = read_byte(conn)
-    if said == ANSWER and _grant(conn, listener):
-        _descriptors.close(conn)
-        return None
+        said = ANSWER if read_byte(conn) == ANSWER else _NO_WAITER
+    if said == ANSWER:
+        if _grant(conn, listener):
+            _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
+            # The kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way.
+            _linux.sched_yield()
+            _descriptors.close(conn)
+            return None
+        said = _NO_WAITER
     return _keep_offering(listener, conn, said, hand)
 
 
 def _ask(conn: Socket) -> bytes | None:
-    """Offer the lock: WAITING if its answer is to be waited for, ANSWER if not, None if it has not spoken yet."""
+    """Offer the lock.  WAITING: wait for its answer; ANSWER: it needs none; None: it has not spoken yet.
+
+    _STRANGER, _NO_WAITER: the next one.
+    """
     pid, uid, _ = _linux.peer_credentials(conn)
     if not _linux.trusted(uid):
         return _STRANGER
     # The offer first: it takes longer to wake up than we to hear that it waits.
-    said = read_byte(conn) if say(conn, OFFER) else b""
+    said = read_byte(conn) if say(conn, OFFER) else _NO_WAITER
     if said == WAITING:
         # Of our own process it may be a task of this very thread, which cannot answer while we wait.
         return ANSWER if pid == os.getpid() else WAITING
-    return None if said is None else b""
+    return None if said is None else _NO_WAITER
 
 
 def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, hand: list[Socket]) -> Steps[None]:
@@ -318,10 +340,11 @@ def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, ha
             unclosed.append(conn)
             if said is None and (yield conn.fileno(), _JOIN_TIME):
                 # It had just connected; or only asks who we are, and says nothing.
-                said = WAITING if read_byte(conn) == WAITING else b""
+                said = WAITING if read_byte(conn) == WAITING else _NO_WAITER
             if said == WAITING and (yield conn.fileno(), min(SOON, remaining(deadline))):
                 said = read_byte(conn)
             if said == ANSWER and _grant(conn, listener):
+                _descriptors.abandon(listener)  # first, as above; it may have been closed behind our back meanwhile
                 return
             if said is not _STRANGER:
                 _descriptors.close(unclosed.pop())
@@ -334,18 +357,13 @@ def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, ha
 
 
 def _grant(conn: Socket, listener: Socket) -> bool:
-    """Send the lock, and close our copy: whether it is sent, or nobody can be sent any and all race.
-
-    If the waiter dies before it reads this, the kernel frees the lock.
-    """
+    """Send the lock: whether we are done.  If the waiter dies before it reads this, the kernel frees the lock."""
     descriptor = listener.fileno().to_bytes(4, sys.byteorder)
     try:
         conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
     except OSError as exc:
         if exc.errno is None:
             raise
-        if exc.errno != errno.ETOOMANYREFS:
-            return False  # it gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16)
-    _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
-    _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way
+        # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
+        return exc.errno == errno.ETOOMANYREFS
     return True

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 import pytest
@@ -15,6 +15,7 @@ import uvloop
 from support import HOLD, child, open_descriptors, wait_until
 
 import pidabs
+from pidabs import _drive
 
 T = TypeVar("T")
 
@@ -236,6 +237,27 @@ def test_cancelled_at_every_step(run: Run[None], name: str) -> None:
                 assert not third.locked()
         assert 0 < taken < 12 * 24  # both have happened
         assert before == open_descriptors()
+
+    run(main())
+
+
+def test_loop_runs_between_steps_in_which_it_cannot_block(run: Run[None]) -> None:
+    """Else who finds the queue full, each turn taking long beside busy threads, could not be cancelled."""
+
+    def tries() -> Generator[Any, bool, bool]:
+        for _ in range(1000):
+            assert not (yield blocks, 1.0)
+        return True
+
+    def blocks(seconds: float) -> bool:
+        raise AssertionError("called")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(_drive.run_async(tries()))
+        await steps(3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     run(main())
 
