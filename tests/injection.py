@@ -28,8 +28,10 @@ STALL = 1000  # ms
 PATIENCE = 2.0
 
 PEER = f"""
-    import pidabs, select, time
+    import pidabs, select, socket, time
+    from pidabs import _queue
     lock = pidabs.Lock(sys.argv[1])
+    filler = socket.socket(socket.AF_UNIX)
     def listen():  # unbuffered, for the select below
         line = b""
         while not line.endswith(b"\\n"):
@@ -47,9 +49,15 @@ PEER = f"""
     while command := listen():
         if command == "hold":
             lock.acquire(timeout={PATIENCE}); say("held")
+        elif command == "hold, the queue full":
+            backlog, _queue.BACKLOG = _queue.BACKLOG, 0
+            lock.acquire(timeout={PATIENCE})
+            _queue.BACKLOG = backlog
+            filler = socket.socket(socket.AF_UNIX); filler.connect(lock.address); say("held")
         elif command == "let go":
-            lock.release(); say("let go")
+            filler.close(); lock.release(); say("let go")
         elif command == "let go when waited for":
+            filler.close()  # a dead entry, which the look for waiters drops
             while not lock.waiters() and not select.select([sys.stdin], [], [], 0.0005)[0]:
                 pass
             lock.release(); listen(); say("let go")
@@ -167,6 +175,13 @@ class GiveUp(TryInVain):
         self.lock.acquire(0.01)
 
 
+class GiveUpOutside(GiveUp):
+    """The queue is full."""
+
+    def before(self) -> None:
+        assert self.ask("hold, the queue full") == "held"
+
+
 class Granted(TryInVain):
     def before(self) -> None:
         super().before()
@@ -177,6 +192,14 @@ class Granted(TryInVain):
 
     def after(self) -> None:
         assert self.ask("anyway") == "let go"
+
+
+class GrantedFromOutside(Granted):
+    """The queue is full, but not for long."""
+
+    def before(self) -> None:
+        assert self.ask("hold, the queue full") == "held"
+        self.peer.tell("let go when waited for")
 
 
 class GrantedMirrored(Granted):
@@ -230,7 +253,9 @@ SCENARIOS = [
     ReleaseMirrored,
     TryInVain,
     GiveUp,
+    GiveUpOutside,
     Granted,
+    GrantedFromOutside,
     GrantedMirrored,
     HandOver,
     HandOverPastTheDead,
