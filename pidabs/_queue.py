@@ -127,8 +127,6 @@ def join_when_there_is_room(sock: Socket, address: bytes, seconds: float) -> boo
 
     Who sleeps there has no place yet: the kernel wakes one for each that leaves, and newcomers may be faster.
     """
-    if seconds <= 0:  # which would mean for ever
-        return False
     fd = sock.fileno()
     identity = _linux.file_identity(fd)
     _linux.limit_send(sock, seconds)
@@ -138,9 +136,10 @@ def join_when_there_is_room(sock: Socket, address: bytes, seconds: float) -> boo
     try:
         joined = join(sock, address) is None
     finally:
-        if not _linux.is_file(fd, identity):  # closed behind our back, and the number another file's
+        ours = _linux.is_file(fd, identity)
+        if not ours:  # closed behind our back, and the number another file's
             _descriptors.forget(sock)
-    return joined and sock.fileno() >= 0
+    return joined and ours
 
 
 def _take_turn(conn: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
@@ -296,14 +295,11 @@ def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None] | None:
     said = _ask(conn)
     if said == WAITING and comes_soon(watching(conn.fileno())):
         said = ANSWER if read_byte(conn) == ANSWER else _NO_WAITER
-    if said == ANSWER:
-        if _grant(conn, listener):
-            _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
-            # The kernel queued it on this CPU, expecting us to sleep; the rest takes longer than its way.
-            _linux.sched_yield()
-            _descriptors.close(conn)
-            return None
-        said = _NO_WAITER
+    if said == ANSWER and _grant(conn, listener):
+        _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
+        _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes long
+        _descriptors.close(conn)
+        return None
     return _keep_offering(listener, conn, said, hand)
 
 
@@ -344,14 +340,13 @@ def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, ha
             if said == WAITING and (yield conn.fileno(), min(SOON, remaining(deadline))):
                 said = read_byte(conn)
             if said == ANSWER and _grant(conn, listener):
-                _descriptors.abandon(listener)  # first, as above; it may have been closed behind our back meanwhile
                 return
             if said is not _STRANGER:
                 _descriptors.close(unclosed.pop())
             if monotonic() >= deadline:
                 return
     finally:
-        _descriptors.abandon(listener)
+        _descriptors.abandon(listener)  # first, as above
         for conn in unclosed:
             _descriptors.close(conn)
 

@@ -46,7 +46,7 @@ from injection import (
     queue_of,
     traced,
 )
-from support import DEADLINE, Child, child, must_block, open_descriptors, state, wait_until
+from support import DEADLINE, Child, child, inode, must_block, open_descriptors, state, wait_until
 
 import pidabs
 from pidabs import _descriptors, _inherit, _lock, _ownership, _queue
@@ -545,6 +545,49 @@ def test_interrupted_waiter_hands_the_grant_on(name: str, peer: Child) -> None:
     finish()
     assert not hand
     next_one.release()
+
+
+def test_interrupted_waiter_hands_the_grant_on_past_one_that_is_stopped(name: str, peer: Child) -> None:
+    peer.tell("hold")
+    peer.expect("held")
+    before = inode(name)
+    steps, hand, fd = in_queue(name)
+    with child(PEER, args=(name,)) as stopped:
+        stopped.tell("take")
+        wait_until(lambda: len(queue_of(pidabs.Lock(name).address)) == 2, "the second waits")
+        stopped.signal(signal.SIGSTOP)
+        wait_until(lambda: state(stopped.pid) == "T", "the second is stopped")
+        next_one = pidabs.Lock(name)
+        finish = must_block(lambda: next_one.acquire(DEADLINE))
+        peer.tell("let go")
+        readable(fd)
+        fd, _ = steps.send(True)
+        readable(fd)
+        peer.expect("let go")
+        asked, _ = steps.throw(Injected())
+        assert asked >= 0
+        with pytest.raises(Injected):
+            steps.send(False)
+        finish()
+        assert inode(name) == before
+    assert not hand
+    next_one.release()
+
+
+def test_interrupted_waiter_lets_go_of_a_listener_that_another_program_made_blocking(name: str) -> None:
+    steps: Any = None
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(pidabs.Lock(name).address)
+        holder.listen(10)
+        steps, _, _ = in_queue(name)
+        with holder.accept()[0] as conn:
+            conn.send(b"O")
+            steps.send(True)
+            socket.send_fds(conn, [b"L"], [holder.fileno()])
+            holder.close()
+            with pytest.raises(Injected):  # and does not wait for somebody to connect
+                steps.throw(Injected())
+    assert not pidabs.Lock(name).locked()
 
 
 def test_dropped_release_frees_the_lock(name: str, peer: Child) -> None:
