@@ -1,4 +1,4 @@
-/* The protocol of pidabs/_queue.py, for spin.  docs/model.md says what is left out and why that is sound.
+/* The protocol of pidabs/_queue.py and _handover.py, for spin.  docs/model.md says what is left out and why that is sound.
  *
  * N processes want one lock.  Each rule below is one atomic step: one system call, or one look of a process at what it
  * holds in its hands.  The comment names the function of pidabs that does it.  Between any two steps a process can be
@@ -336,7 +336,7 @@ inline look() { /* _queue.close_if_idle: poll() */
   }
 }
 
-inline accept() { /* _queue.hand_over, _queue._keep_offering, _descriptors.accept: accept(); of a dead entry, all that follows fails at once */
+inline accept() { /* _handover.hand_over, _handover._keep_offering, _descriptors.accept: accept(); of a dead entry, all that follows fails at once */
   d_step { at(ACCEPT) ->
     if
     :: len(queue) == 0 -> go(FREE)
@@ -351,7 +351,7 @@ inline accept() { /* _queue.hand_over, _queue._keep_offering, _descriptors.accep
   }
 }
 
-inline offer() { /* _queue._ask: say(OFFER) */
+inline offer() { /* _handover._ask: say(OFFER) */
   d_step { at(OFFER) ->
     if
     :: head[p] == NOBODY -> go(SKIP)
@@ -363,7 +363,7 @@ inline offer() { /* _queue._ask: say(OFFER) */
   }
 }
 
-inline hear_w() { /* _queue._ask, _queue._keep_offering: read_byte() == WAITING */
+inline hear_w() { /* _handover._ask, _handover._keep_offering: read_byte() == WAITING */
   d_step { at(HEAR_W) && (head[p] == NOBODY || said[head[p]] || slow(head[p])) ->
     if
     :: head[p] == NOBODY -> go(SKIP)
@@ -393,7 +393,7 @@ inline hear_w() { /* _queue._ask, _queue._keep_offering: read_byte() == WAITING 
 #define out_of_time(q) (slow(q) || late[p])
 #endif
 
-inline hear_a() { /* _queue.hand_over, _queue._keep_offering: read_byte() == ANSWER, within SOON and what is left of the release's time */
+inline hear_a() { /* _handover.hand_over, _handover._keep_offering: read_byte() == ANSWER, within SOON and what is left of the release's time */
   d_step { at(HEAR_A) && (head[p] == NOBODY || answered[head[p]] || out_of_time(head[p])) ->
     if
     :: head[p] == NOBODY -> go(SKIP)
@@ -408,7 +408,7 @@ inline hear_a() { /* _queue.hand_over, _queue._keep_offering: read_byte() == ANS
   }
 }
 
-inline grant() { /* _queue._grant: sendmsg() */
+inline grant() { /* _handover._grant: sendmsg() */
   d_step { at(GRANT) ->
     if
 #ifdef BREAK_GRANT_UNCHECKED
@@ -425,7 +425,7 @@ inline grant() { /* _queue._grant: sendmsg() */
   }
 }
 
-inline skip_head() { /* _queue._keep_offering: close() of the head, and the look at the clock */
+inline skip_head() { /* _handover._keep_offering: close() of the head, and the look at the clock */
   d_step { at(SKIP) ->
 #ifdef BREAK_SKIP_KEEPS
     head[p] = NOBODY;
@@ -436,7 +436,7 @@ inline skip_head() { /* _queue._keep_offering: close() of the head, and the look
   }
 }
 
-inline close_copy() { /* _queue._grant: close() of the listener, which is another's now */
+inline close_copy() { /* _handover._grant: close() of the listener, which is another's now */
   d_step { at(HANDED) ->
 #ifndef BREAK_KEEP_COPY
     listener[p] = 0;
@@ -446,7 +446,7 @@ inline close_copy() { /* _queue._grant: close() of the listener, which is anothe
   }
 }
 
-inline close_granted() { /* _queue.hand_over, _queue._keep_offering: close() of the connection */
+inline close_granted() { /* _handover.hand_over, _handover._keep_offering: close() of the connection */
   d_step { at(CLOSE) ->
 #ifdef BREAK_DROP_AFTER_GRANT
     owners--;
@@ -456,7 +456,7 @@ inline close_granted() { /* _queue.hand_over, _queue._keep_offering: close() of 
   }
 }
 
-inline free_lock() { /* _queue.close_if_idle, _queue.hand_over, _queue._keep_offering: the listener is closed, nobody has taken it */
+inline free_lock() { /* _queue.close_if_idle, _handover.hand_over, _handover._keep_offering: the listener is closed, nobody has taken it */
   d_step { at(FREE) ->
 #ifdef STRICT_ORDER
     begin_release(); /* also who joined after the last look at the queue */

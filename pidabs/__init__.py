@@ -10,7 +10,8 @@ General layout, each file importing only what stands above it:
     _diag         what the kernel lists about unix sockets
     _holder       who holds a lock
     _drive        steps, and how they are driven
-    _queue        the whole protocol: bind, join, receive, hand over
+    _handover     the protocol, of who lets go: offer, hear, grant
+    _queue        the protocol, of who wants the lock: bind, join, receive
     _mirror       the optional PID file
     _inherit      what a forked child inherits
     _held         the locks that this process holds

@@ -6,7 +6,7 @@ import os
 from _warnings import warn
 from _weakref import ref
 
-from . import _diag, _queue
+from . import _diag, _handover
 from ._descriptors import Socket
 from ._drive import Cancelled, current_task, run, run_async
 from ._errors import NotHeld, Timeout
@@ -113,7 +113,7 @@ class Lock(Ownership):
         try:
             dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
-                rest = _queue.hand_over(dropped, hand)
+                rest = _handover.hand_over(dropped, hand)
                 if rest is not None:
                     run(rest)
         except BaseException:
@@ -129,7 +129,7 @@ class Lock(Ownership):
         try:
             dropped = self._drop(sock, hand)
             if dropped is not None and dropped.fileno() >= 0:  # somebody waits
-                rest = _queue.hand_over(dropped, hand)
+                rest = _handover.hand_over(dropped, hand)
                 if rest is not None:
                     await run_async(rest)
         except BaseException:

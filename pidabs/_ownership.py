@@ -1,6 +1,7 @@
 """Owning a lock: how one Lock's state changes when it is taken, waited for, let go, lost, or moved by a fork.
 
-The protocol is in _queue.py.  What changes here is who knows of a socket; the kernel knows who holds the lock.
+The protocol is in _queue.py and _handover.py.  What changes here is who knows of a socket; the kernel knows who holds
+the lock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lock: a listening socket whose backlog is the queue.  This file is the whole protocol.
+"""The lock: a listening socket whose backlog is the queue.  The whole protocol is here and in _handover.py.
 
 Holding the lock is owning the bound, listening SOCK_STREAM socket of its name.
 
@@ -26,27 +26,22 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from _functools import partial  # type: ignore[import-not-found]
 from time import monotonic
 
 from . import _descriptors, _linux
 from ._descriptors import CONNECTION, LISTENER, Socket, read_byte, say
-from ._drive import SOON, comes_soon, jitter, remaining, watching
-from ._linux import MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET, attempt
+from ._drive import SOON, jitter, remaining
+from ._handover import ANSWER, GRANT, OFFER, WAITING, hand_over
+from ._linux import MSG_CTRUNC, POLLIN, SHUT_RDWR, attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._drive import Steps
 
-WAITING, OFFER, ANSWER, GRANT = b"W", b"O", b"A", b"L"
-_STRANGER, _NO_WAITER = b"a stranger", b"no waiter"  # nothing that can be said
-_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _ask, our own process
+_GRANTED = GRANT, OFFER + GRANT  # the kernel joins the two if we have read neither: see _handover._ask, our own process
 
 BACKLOG = 1024  # bounds the kernel memory that dead entries can take to about 4 MiB
-_RELEASE_TIME = 0.050
-_JOIN_TIME = 0.002  # between a waiter's connect and its W pass microseconds, unless it is preempted there
-_MAX_SKIPPED = 256
 _LAST_WORDS = 3  # at most an offer and a grant, then the end; which never comes if a sandbox denies shutdown(2)
 _SHORT_PAUSE = 0.0001  # doubles up to
 _LONG_PAUSE = 0.005  # after a refused connect, or
@@ -280,85 +275,3 @@ def close_if_idle(listener: Socket) -> None:
     poller.register(listener.fileno(), POLLIN)
     if not poller.poll(0):
         _descriptors.close_known(listener)
-
-
-def hand_over(listener: Socket, hand: list[Socket]) -> Steps[None] | None:
-    """Step 4: grant the lock to the first in the queue who still wants it; free it if there is none, or none in time.
-
-    None: it is done, as the first has answered at once, or nobody is there.  Else the steps that are left.  `listener`
-    is closed in the end; whoever is interrupted in between closes it, and what came in this `hand`.
-    """
-    conn = attempt(_descriptors.accept, listener, hand)  # None: nobody is left, or no descriptor to accept with
-    if conn is None:
-        _descriptors.abandon(listener)
-        return None
-    said = _ask(conn)
-    if said == WAITING and comes_soon(watching(conn.fileno())):
-        said = ANSWER if read_byte(conn) == ANSWER else _NO_WAITER
-    if said == ANSWER and _grant(conn, listener):
-        _descriptors.close(listener)  # at once: while we have a copy, the next owner cannot free the lock
-        _linux.sched_yield()  # the kernel queued it on this CPU, expecting us to sleep; the rest takes long
-        _descriptors.close(conn)
-        return None
-    return _keep_offering(listener, conn, said, hand)
-
-
-def _ask(conn: Socket) -> bytes | None:
-    """Offer the lock.  WAITING: wait for its answer; ANSWER: it needs none; None: it has not spoken yet.
-
-    _STRANGER, _NO_WAITER: the next one.
-    """
-    pid, uid, _ = _linux.peer_credentials(conn)
-    if not _linux.trusted(uid):
-        return _STRANGER
-    # The offer first: it takes longer to wake up than we to hear that it waits.
-    said = read_byte(conn) if say(conn, OFFER) else _NO_WAITER
-    if said == WAITING:
-        # Of our own process it may be a task of this very thread, which cannot answer while we wait.
-        return ANSWER if pid == os.getpid() else WAITING
-    return None if said is None else _NO_WAITER
-
-
-def _keep_offering(listener: Socket, conn: Socket | None, said: bytes | None, hand: list[Socket]) -> Steps[None]:
-    """Give the first time to answer, and then the next."""
-    deadline = monotonic() + _RELEASE_TIME
-    unclosed: list[Socket] = []  # a stranger's to the last: before Linux 6.16 that can take long, see take_descriptors
-    try:
-        for skipped in range(_MAX_SKIPPED):
-            if skipped:
-                # Somebody was there at first, but this accept may find nobody; and whether it then blocks travels with
-                # the listener: another program may have made it so.
-                os.set_blocking(listener.fileno(), False)
-                conn = attempt(_descriptors.accept, listener, hand)
-                said = None if conn is None else _ask(conn)
-            if conn is None:
-                return
-            unclosed.append(conn)
-            if said is None and (yield conn.fileno(), _JOIN_TIME):
-                # It had just connected; or only asks who we are, and says nothing.
-                said = WAITING if read_byte(conn) == WAITING else _NO_WAITER
-            if said == WAITING and (yield conn.fileno(), min(SOON, remaining(deadline))):
-                said = read_byte(conn)
-            if said == ANSWER and _grant(conn, listener):
-                return
-            if said is not _STRANGER:
-                _descriptors.close(unclosed.pop())
-            if monotonic() >= deadline:
-                return
-    finally:
-        _descriptors.abandon(listener)  # first, as above
-        for conn in unclosed:
-            _descriptors.close(conn)
-
-
-def _grant(conn: Socket, listener: Socket) -> bool:
-    """Send the lock: whether we are done.  If the waiter dies before it reads this, the kernel frees the lock."""
-    descriptor = listener.fileno().to_bytes(4, sys.byteorder)
-    try:
-        conn.sendmsg((GRANT,), ((SOL_SOCKET, SCM_RIGHTS, descriptor),), MSG_DONTWAIT | MSG_NOSIGNAL)
-    except OSError as exc:
-        if exc.errno is None:
-            raise
-        # It gave up, died, or takes no descriptors (SO_PASSRIGHTS, Linux 6.16).  Or nobody can be sent any: all race.
-        return exc.errno == errno.ETOOMANYREFS
-    return True

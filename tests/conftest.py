@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pidabs import _diag, _queue
+from pidabs import _diag, _handover
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process's releases wait long for a waiter's answer: on a busy machine 20 ms may pass before it runs."""
-    monkeypatch.setattr(_queue, "SOON", 5.0)
-    monkeypatch.setattr(_queue, "_RELEASE_TIME", 10.0)
-    monkeypatch.setattr(_queue, "_JOIN_TIME", 5.0)
+    monkeypatch.setattr(_handover, "SOON", 5.0)
+    monkeypatch.setattr(_handover, "_RELEASE_TIME", 10.0)
+    monkeypatch.setattr(_handover, "_JOIN_TIME", 5.0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Mutation testing of pidabs/_queue.py and pidabs/_lock.py: which changes to the code does no test notice?
+"""Mutation testing of pidabs/_queue.py, _handover.py and _lock.py: which changes to the code does no test notice?
 
     tox -e mutants -- [--minutes 25] [--workers 4] [--report FILE] [--only TEXT]
 
@@ -35,7 +35,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 from parso.python.tree import PythonNode
 
 ROOT = Path(__file__).parent.parent
-FILES = "_queue.py", "_lock.py"
+FILES = "_queue.py", "_handover.py", "_lock.py"
 TESTS = "lock", "queue", "fork", "async", "exit", "mirror", "holder", "hostile", "sandbox", "exceptions"
 """In the order in which they are asked."""
 

@@ -191,8 +191,8 @@ HOLD = """
 
 HOLD_PATIENTLY = (
     """
-    from pidabs import _queue
-    _queue.SOON, _queue._RELEASE_TIME, _queue._JOIN_TIME = 5.0, 10.0, 5.0
+    from pidabs import _handover
+    _handover.SOON, _handover._RELEASE_TIME, _handover._JOIN_TIME = 5.0, 10.0, 5.0
 """
     + HOLD
 )

@@ -49,7 +49,7 @@ from injection import (
 from support import DEADLINE, Child, child, inode, must_block, open_descriptors, state, wait_until
 
 import pidabs
-from pidabs import _descriptors, _inherit, _lock, _ownership, _queue
+from pidabs import _descriptors, _handover, _inherit, _lock, _ownership, _queue
 
 pytestmark = [
     # A socket that an exception drops on its way into a variable closes itself, which Python remarks upon; and an
@@ -601,7 +601,7 @@ def test_dropped_release_frees_the_lock(name: str, peer: Child) -> None:
     wait_until(lambda: any(queue_of(lock.address)), "the peer waits")
     peer.signal(signal.SIGSTOP)
     wait_until(lambda: state(peer.pid) == "T", "the peer is stopped")
-    steps = _queue.hand_over(listener, hand)
+    steps = _handover.hand_over(listener, hand)
     assert steps is not None
     next(steps)  # offered
     del steps

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import pidabs
-from pidabs import _names, _queue
+from pidabs import _handover, _names, _queue
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "name-format.md").read_text(encoding="utf-8")
@@ -151,10 +151,10 @@ def test_the_bytes_of_the_protocol_are_those_of_the_page() -> None:
     ("said", "value"),
     [
         (r"listen\(2\) with a backlog of (\d+)", _queue.BACKLOG),
-        (r"who has just connected gets (\d+) ms", _queue._JOIN_TIME * 1000),
-        (r"MUST be `A`, at most (\d+) ms", _queue.SOON * 1000),
-        (r"gives up after (\d+) ms or \d+ connections", _queue._RELEASE_TIME * 1000),
-        (r"gives up after \d+ ms or (\d+) connections", _queue._MAX_SKIPPED),
+        (r"who has just connected gets (\d+) ms", _handover._JOIN_TIME * 1000),
+        (r"MUST be `A`, at most (\d+) ms", _handover.SOON * 1000),
+        (r"gives up after (\d+) ms or \d+ connections", _handover._RELEASE_TIME * 1000),
+        (r"gives up after \d+ ms or (\d+) connections", _handover._MAX_SKIPPED),
         (r"an address of at most (\d+) bytes", _names.MAX_ADDRESS),
         (r"A scope is 1 to (\d+) bytes", _names._MAX_SCOPE),
     ],

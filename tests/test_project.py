@@ -24,6 +24,7 @@ SOURCES = sorted((ROOT / "pidabs").rglob("*.py")) + sorted((ROOT / "compat").rgl
 CHEAP = {
     "__future__",
     "_blake2",
+    "_functools",
     "_operator",
     "_socket",
     "_struct",

@@ -45,7 +45,7 @@ from support import (
 )
 
 import pidabs
-from pidabs import _descriptors, _drive, _linux, _queue
+from pidabs import _descriptors, _drive, _handover, _linux, _queue
 
 STRANGER = 12346
 
@@ -283,8 +283,8 @@ def test_stopped_head_is_skipped_and_has_its_turn_later(name: str) -> None:
 
 def test_order_is_kept_behind_one_that_is_skipped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next is offered the lock, rather than that all are let go to race."""
-    monkeypatch.setattr(_queue, "SOON", 0.001)
-    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
+    monkeypatch.setattr(_handover, "SOON", 0.001)
+    monkeypatch.setattr(_handover, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with child(PLAY_WAITER, args=(name,)) as silent, child(PLAY_WAITER, args=(name,)) as slow:
         for waiter in silent, slow:
@@ -296,8 +296,8 @@ def test_order_is_kept_behind_one_that_is_skipped(name: str, monkeypatch: pytest
 
 
 def test_releaser_waits_for_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_queue, "SOON", DEADLINE)
-    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
+    monkeypatch.setattr(_handover, "SOON", DEADLINE)
+    monkeypatch.setattr(_handover, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with child(PLAY_WAITER, args=(name,)) as slow:
         slow.tell()
@@ -448,8 +448,8 @@ def deadly_pipes() -> Iterator[None]:
 @pytest.mark.usefixtures("deadly_pipes")
 def test_waiter_that_says_yes_and_leaves_before_the_grant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next is offered it then, rather than that all are let go to race."""
-    monkeypatch.setattr(_queue, "SOON", DEADLINE)
-    monkeypatch.setattr(_queue, "_RELEASE_TIME", DEADLINE)
+    monkeypatch.setattr(_handover, "SOON", DEADLINE)
+    monkeypatch.setattr(_handover, "_RELEASE_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with child(
         """
@@ -500,7 +500,7 @@ def test_silent_connection_holds_up_a_release_for_milliseconds(name: str) -> Non
     assert lock._sock is not None
     with raw() as probe:
         play_waiter(probe, name, b"")
-        steps = _queue.hand_over(lock._sock, [])
+        steps = _handover.hand_over(lock._sock, [])
         assert steps is not None
         _, seconds = next(steps)
         assert 0.001 <= seconds <= 0.005
@@ -553,7 +553,7 @@ def test_look_whether_the_head_answers_is_short_beside_a_busy_process(monkeypatc
 
 @pytest.mark.usefixtures("patient")
 def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_queue, "_JOIN_TIME", DEADLINE)
+    monkeypatch.setattr(_handover, "_JOIN_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with raw() as conn:
         play_waiter(conn, name, b"")
@@ -566,7 +566,7 @@ def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monke
 
 
 def test_late_first_word_that_is_no_w_is_no_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_queue, "_JOIN_TIME", DEADLINE)
+    monkeypatch.setattr(_handover, "_JOIN_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with raw() as conn:
         play_waiter(conn, name, b"")
@@ -1479,7 +1479,7 @@ def test_signal_handlers_error_is_not_taken_for_the_kernels(name: str, monkeypat
         with pytest.raises(ConnectionError, match="by a handler"):
             _queue.receive(conn, address(name), [])
         with pytest.raises(ConnectionError, match="by a handler"):
-            _queue._grant(cast("_descriptors.Socket", Struck()), listener)
+            _handover._grant(cast("_descriptors.Socket", Struck()), listener)
         _descriptors.close(conn)
         _descriptors.close(listener)
 
