@@ -90,7 +90,7 @@ SEQUENCES = {
             Step(A, B, "'O': do you still want it?", "_handover._ask"),
             Step(B, A, "'A': yes, I run", "_queue.accept_offer"),
             Step(A, B, "'L' and the listener, by SCM_RIGHTS", "_handover._grant", B),
-            Step(A, A, "closes its copy", "_handover._grant"),
+            Step(A, A, "closes its copy", "_handover.hand_over"),
             Step(B, B, "checks it, calls listen", "_queue.receive"),
         ),
     ),

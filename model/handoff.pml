@@ -436,7 +436,7 @@ inline skip_head() { /* _handover._keep_offering: close() of the head, and the l
   }
 }
 
-inline close_copy() { /* _handover._grant: close() of the listener, which is another's now */
+inline close_copy() { /* _handover.hand_over, _handover._keep_offering: close() of the listener, which is another's now */
   d_step { at(HANDED) ->
 #ifndef BREAK_KEEP_COPY
     listener[p] = 0;

@@ -160,8 +160,10 @@ class AcquireMirrored(Acquire):
 
 
 class TryInVain(Scenario):
+    hold = "hold"
+
     def before(self) -> None:
-        assert self.ask("hold") == "held"
+        assert self.ask(self.hold) == "held"
 
     def call(self) -> None:
         self.lock.acquire(0)
@@ -176,10 +178,7 @@ class GiveUp(TryInVain):
 
 
 class GiveUpOutside(GiveUp):
-    """The queue is full."""
-
-    def before(self) -> None:
-        assert self.ask("hold, the queue full") == "held"
+    hold = "hold, the queue full"
 
 
 class Granted(TryInVain):
@@ -197,9 +196,7 @@ class Granted(TryInVain):
 class GrantedFromOutside(Granted):
     """The queue is full, but not for long."""
 
-    def before(self) -> None:
-        assert self.ask("hold, the queue full") == "held"
-        self.peer.tell("let go when waited for")
+    hold = "hold, the queue full"
 
 
 class GrantedMirrored(Granted):

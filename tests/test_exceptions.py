@@ -491,6 +491,15 @@ def readable(fd: int) -> None:
     assert select.select([fd], [], [], DEADLINE)[0], "nothing came"
 
 
+def is_granted(steps: Any, fd: int, peer: Child) -> None:
+    """The peer lets go: the steps have answered its offer, and its grant has come."""
+    peer.tell("let go")
+    readable(fd)
+    fd, _ = steps.send(True)
+    readable(fd)
+    peer.expect("let go")
+
+
 def takes(peer: Child) -> None:
     peer.tell("take")
     took = int(peer.read_line())
@@ -535,11 +544,7 @@ def test_interrupted_waiter_hands_the_grant_on(name: str, peer: Child) -> None:
     steps, hand, fd = in_queue(name)
     next_one = pidabs.Lock(name)
     finish = must_block(lambda: next_one.acquire(DEADLINE))
-    peer.tell("let go")
-    readable(fd)
-    fd, _ = steps.send(True)
-    readable(fd)
-    peer.expect("let go")
+    is_granted(steps, fd, peer)
     with pytest.raises(Injected):
         steps.throw(Injected())
     finish()
@@ -559,11 +564,7 @@ def test_interrupted_waiter_hands_the_grant_on_past_one_that_is_stopped(name: st
         wait_until(lambda: state(stopped.pid) == "T", "the second is stopped")
         next_one = pidabs.Lock(name)
         finish = must_block(lambda: next_one.acquire(DEADLINE))
-        peer.tell("let go")
-        readable(fd)
-        fd, _ = steps.send(True)
-        readable(fd)
-        peer.expect("let go")
+        is_granted(steps, fd, peer)
         asked, _ = steps.throw(Injected())
         assert asked >= 0
         with pytest.raises(Injected):

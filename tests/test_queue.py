@@ -74,6 +74,15 @@ def play_waiter(sock: socket.socket, name: str, word: bytes = b"W") -> socket.so
     return sock
 
 
+@contextmanager
+def full_queue(name: str) -> Iterator[socket.socket]:
+    """The holder of a queue in which nobody else has room."""
+    with raw() as holder, raw() as only:
+        play_holder(holder, name, backlog=0)
+        play_waiter(only, name)
+        yield holder
+
+
 def grant(conn: socket.socket, *descriptors: int, word: bytes = b"L") -> None:
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     conn.sendmsg([word], ancillary)
@@ -551,13 +560,20 @@ def test_look_whether_the_head_answers_is_short_beside_a_busy_process(monkeypatc
     assert len(yields) == 1
 
 
-@pytest.mark.usefixtures("patient")
-def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def released_to_who_says_nothing_yet(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[socket.socket, Callable[[], None]]]:
     monkeypatch.setattr(_handover, "_JOIN_TIME", DEADLINE)
     lock = pidabs.Lock(name).acquire()
     with raw() as conn:
         play_waiter(conn, name, b"")
-        released = must_block(lock.release)
+        yield conn, must_block(lock.release)
+
+
+@pytest.mark.usefixtures("patient")
+def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with released_to_who_says_nothing_yet(name, monkeypatch) as (conn, released):
         conn.send(b"W")
         assert conn.recv(1) == b"O"
         conn.send(b"A")
@@ -566,11 +582,7 @@ def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monke
 
 
 def test_late_first_word_that_is_no_w_is_no_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_handover, "_JOIN_TIME", DEADLINE)
-    lock = pidabs.Lock(name).acquire()
-    with raw() as conn:
-        play_waiter(conn, name, b"")
-        released = must_block(lock.release)
+    with released_to_who_says_nothing_yet(name, monkeypatch) as (conn, released):
         conn.send(b"A")
         released()
         assert conn.recv(10) == b"O"
@@ -1027,9 +1039,7 @@ def test_pauses_grow_each_time_we_are_thrown_out(name: str) -> None:
 def test_who_finds_the_queue_full_and_cannot_sleep_pauses_and_leaves_nothing(name: str) -> None:
     """An event loop cannot call what blocks: pauses of up to 50 ms between single tries.  An exception ends them."""
     sock = _descriptors.open_socket()
-    with raw() as holder, raw() as only:
-        play_holder(holder, name, backlog=0)
-        play_waiter(only, name)
+    with full_queue(name):
         steps = _queue.wait(sock, address(name), time.monotonic() + DEADLINE, [])
         wants = [next(steps)] + [steps.send(False) for _ in range(25)]
         assert all(not isinstance(block, int) for block, _ in wants[::2])
@@ -1061,13 +1071,11 @@ WAIT_AND_CATCH = (
 @contextmanager
 def outside(name: str, *args: str, raised: str = "") -> Iterator[tuple[socket.socket, Child]]:
     """The holder of a queue that is full, and a process that sleeps until there is room."""
-    with raw() as holder, raw() as only:
-        play_holder(holder, name, backlog=0)
-        play_waiter(only, name)
-        with child(WAIT_AND_CATCH.replace("RAISED", raised or "None"), args=(name, *args)) as waiter:
-            waiter.expect("asks")
-            wait_until(lambda: connecting(waiter.pid), "the waiter to sleep in connect(2)")
-            yield holder, waiter
+    code = WAIT_AND_CATCH.replace("RAISED", raised or "None")
+    with full_queue(name) as holder, child(code, args=(name, *args)) as waiter:
+        waiter.expect("asks")
+        wait_until(lambda: connecting(waiter.pid), "the waiter to sleep in connect(2)")
+        yield holder, waiter
 
 
 def connecting(pid: int) -> bool:
@@ -1161,20 +1169,17 @@ CLOSED_OUTSIDE = """
 @pytest.mark.parametrize("other", ["file", "socket"])
 def test_descriptor_that_is_closed_while_it_sleeps_outside_is_left_alone(name: str, room: bool, other: str) -> None:
     """DaemonContext closes them all, and the numbers become other files."""
-    with raw() as holder, raw() as only:
-        play_holder(holder, name, backlog=0)
-        play_waiter(only, name)
-        with child(CLOSED_OUTSIDE, args=(name, other)) as waiter:
-            thread = int(waiter.read_line())
-            wait_until(lambda: connecting(thread), "the waiter to sleep in connect(2)")
-            waiter.tell()
-            waiter.expect("closed")
-            if room:
-                holder.accept()[0].close()
-                wait_until(lambda: queued(name) == 1)
-            holder.close()
-            waiter.expect("held")
-            waiter.expect("True True")
+    with full_queue(name) as holder, child(CLOSED_OUTSIDE, args=(name, other)) as waiter:
+        thread = int(waiter.read_line())
+        wait_until(lambda: connecting(thread), "the waiter to sleep in connect(2)")
+        waiter.tell()
+        waiter.expect("closed")
+        if room:
+            holder.accept()[0].close()
+            wait_until(lambda: queued(name) == 1)
+        holder.close()
+        waiter.expect("held")
+        waiter.expect("True True")
 
 
 ASK_OUTSIDE = """
@@ -1191,11 +1196,8 @@ ASK_OUTSIDE = """
 
 
 def test_cancel_check_is_asked_outside_a_full_queue(name: str) -> None:
-    with raw() as holder, raw() as only:
-        play_holder(holder, name, backlog=0)
-        play_waiter(only, name)
-        with child(ASK_OUTSIDE, args=(name,)) as waiter:
-            waiter.expect("cancelled True")
+    with full_queue(name), child(ASK_OUTSIDE, args=(name,)) as waiter:
+        waiter.expect("cancelled True")
 
 
 SANDBOXED = (
