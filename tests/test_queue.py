@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ import pytest
 from support import (
     DEADLINE,
     HOLD,
+    HOLD_PATIENTLY,
     LANDLOCK,
     STILL_BLOCKED_AFTER,
     Child,
@@ -422,18 +424,21 @@ def test_next_owner_killed_before_it_reads_its_grant(name: str) -> None:
             second.expect("held")
 
 
-def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str) -> None:
+@pytest.mark.parametrize("answered", ["at_once", "later"])
+def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str, answered: str) -> None:
     """1. A grants, and is preempted; 2. B has the lock and lets it go; 3. it is free, though A has not run since."""
     code = """
-    import pidabs, signal
-    pidabs._linux.sched_yield = lambda: os.kill(os.getpid(), signal.SIGSTOP)
-    lock = pidabs.Lock(sys.argv[1]).acquire()
-    say("held")
-    listen()
-    lock.release()
-    say("released")
+    import signal
+    from pidabs import _descriptors, _handover
+    _handover.comes_soon = lambda poller: sys.argv[2] == "at_once" and bool(poller.poll())
+    close = _descriptors.close
+    def close_and_stop(sock):
+        _descriptors.close = close
+        close(sock)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    _descriptors.close = close_and_stop
     """
-    with child(code, args=(name,)) as holder:
+    with child(textwrap.dedent(code) + textwrap.dedent(HOLD_PATIENTLY), args=(name, answered)) as holder:
         holder.expect("held")
         with waiting(name) as (waiter,):
             holder.tell()
