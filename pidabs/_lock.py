@@ -192,10 +192,12 @@ class Lock(Ownership):
         return f"<Lock {self.name!r}{' held' if self.held else ''}>"
 
     def __del__(self) -> None:
+        if not hasattr(self, "_sock"):  # called with wrong arguments
+            return
         if self._sock is not None and self.held:
             try:
                 warn(f"lock {self.name!r} was collected while held", ResourceWarning, source=self, stacklevel=2)
             finally:
                 self.release()
-        elif self._sock is not None:
+        else:
             self._leave()

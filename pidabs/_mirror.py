@@ -133,7 +133,9 @@ class Mirror:
             warn(f"PID file {self.path!r} was left behind: {left}", RuntimeWarning, stacklevel=3)
 
     def forget(self) -> None:
-        """Close our copy; the file stays."""
+        """Close our copy, if there is one; the file stays."""
+        if self.fd < 0:
+            return
         _close(self.fd, self._identity, is_file(self.fd, self._identity))
         self.fd = -1
 

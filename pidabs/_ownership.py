@@ -162,8 +162,7 @@ class Ownership:
         self._sock = sock
         _held.held[sock] = self._ref
         if self._mirror is not None:
-            if self._mirror.fd >= 0:
-                self._mirror.forget()  # that of a hold that was lost
+            self._mirror.forget()  # that of a hold that was lost
             try:
                 self._mirror.write()
             except OSError as exc:

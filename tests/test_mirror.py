@@ -543,9 +543,13 @@ def test_hold_after_a_lost_one_leaves_no_descriptor(path: Path, waiting: bool) -
     assert before == open_descriptors()
 
 
-def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path) -> None:
+@pytest.mark.parametrize("noticed", [False, True])
+def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path, noticed: bool) -> None:
     before = open_descriptors()
     lock = pidabs.Lock(path, mirror=True).acquire()
     os.close(lock.fileno())
+    if noticed:
+        with pidabs.Lock(path), pytest.raises(pidabs.Timeout):
+            lock.acquire(timeout=0)
     del lock
     assert before == open_descriptors()
