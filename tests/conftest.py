@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import PATIENCE, Child
 
 from pidabs import _diag, _handover
 
@@ -19,12 +20,13 @@ def name(request: pytest.FixtureRequest) -> str:
     return f"test-{request.node.originalname[:40]}-{uuid.uuid4().hex[:8]}"
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process's releases wait long for a waiter's answer: on a busy machine 20 ms may pass before it runs."""
-    monkeypatch.setattr(_handover, "SOON", 5.0)
-    monkeypatch.setattr(_handover, "_RELEASE_TIME", 10.0)
-    monkeypatch.setattr(_handover, "_JOIN_TIME", 5.0)
+@pytest.fixture(autouse=True)
+def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Releases wait long for a waiter's answer, unless the test is marked `impatient`."""
+    if request.node.get_closest_marker("impatient") is None:
+        for name, seconds in PATIENCE.items():
+            monkeypatch.setattr(_handover, name, seconds)
+        monkeypatch.setattr(Child, "patience", f"from pidabs import _handover\nvars(_handover).update({PATIENCE})\n")
 
 
 @pytest.fixture

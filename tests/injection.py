@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -307,7 +307,7 @@ def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] =
     """Inject at one point; False when the call ended before."""
     tracer = Tracer(nth, event, kind)
 
-    def call() -> None:
+    def calls() -> Iterator[None]:
         previous = sys.gettrace()
         sys._getframe().f_trace_opcodes = event == "opcode"  # CPython 3.12 looks at this as tracing begins
         sys.settrace(tracer)
@@ -315,9 +315,12 @@ def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] =
             scenario.call()
         finally:
             sys.settrace(previous)
+        yield
 
+    # What is raised at the very end of an `except` leaves CPython handling that for good, and all that comes later has
+    # it for its context; but what a generator handles ends with it.
     try:
-        disturb(scenario, call)
+        disturb(scenario, lambda: next(calls()))
     except AssertionError as exc:
         raise AssertionError(f"after an exception at {tracer.where}: {exc}") from exc
     return tracer.seen >= nth

@@ -30,6 +30,12 @@ DEADLINE = 20.0
 STILL_BLOCKED_AFTER = 0.15
 """Seconds after which something that has not happened counts as blocked."""
 
+PATIENCE = {"SOON": 5.0, "_RELEASE_TIME": 10.0, "_JOIN_TIME": 5.0}
+"""Seconds that the releases of a test and of its children give a waiter, in place of the constants of _handover.
+
+On a busy machine 20 ms may pass before a waiter runs; then it is skipped, rightly, and comes back at the queue's end.
+"""
+
 
 def wait_until(condition: Callable[[], T], what: str = "", deadline: float = DEADLINE) -> T:
     """Poll until `condition` is true and return its value; fail past the deadline."""
@@ -94,11 +100,13 @@ class Child:
             return line.decode().strip()
         """
     )
+    patience = ""
+    """Code before any other."""
 
     def __init__(self, code: str, cwd: Path | str = "/", args: tuple[str, ...] = (), **kwargs: Any) -> None:
         environment = {**os.environ, **kwargs.pop("env", {})}
         self.process = subprocess.Popen(
-            [sys.executable, *_SAFE_PATH, "-c", self.PREAMBLE + textwrap.dedent(code), *args],
+            [sys.executable, *_SAFE_PATH, "-c", self.PREAMBLE + self.patience + textwrap.dedent(code), *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=kwargs.pop("stderr", None),
@@ -188,15 +196,6 @@ HOLD = """
     say("released")
 """
 """Child code: take the lock named by the first argument, say so, release it when told."""
-
-HOLD_PATIENTLY = (
-    """
-    from pidabs import _handover
-    _handover.SOON, _handover._RELEASE_TIME, _handover._JOIN_TIME = 5.0, 10.0, 5.0
-"""
-    + HOLD
-)
-"""The same for tests of the order: on a busy machine 20 ms may pass before who waits runs, and then it is skipped."""
 
 
 MADE = """

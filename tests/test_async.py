@@ -184,6 +184,7 @@ def test_waits_for_a_process_and_a_process_waits_for_it(run: Run[None], name: st
         run(main())
 
 
+@pytest.mark.impatient
 def test_release_to_a_stopped_process_does_not_stop_the_loop(run: Run[None], name: str) -> None:
     async def main() -> None:
         lock = await pidabs.Lock(name).acquire_async()

@@ -74,9 +74,6 @@ PEERS = {
         "pidabs",
         """
         import pidabs
-        from pidabs import _handover
-        # On a busy machine 20 ms may pass before a waiter runs; then it is skipped, and the lock is free.
-        _handover.SOON, _handover._RELEASE_TIME, _handover._JOIN_TIME = 5.0, 10.0, 5.0
         lock = pidabs.Lock(path, mirror=True)
         def take(seconds):
             try: lock.acquire(seconds)

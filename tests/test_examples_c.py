@@ -125,7 +125,6 @@ def test_c_holds_and_python_sees_it(start: Start, program: Path, name: str) -> N
     assert second.stderr == f"lock: {name} is held by pid {holder.pid} (uid {os.geteuid()})\n"
 
 
-@pytest.mark.usefixtures("patient")
 def test_both_wait_in_one_queue(launch: Start, patient_program: Path, name: str) -> None:
     """C, Python, C, C, Python: each gets it from the one before, in the order they came, never whoever is fastest."""
     first = launch(patient_program, name)
@@ -237,6 +236,7 @@ def test_c_sleeps_while_it_waits(start: Start, name: str) -> None:
         assert switches(waiter.pid) == before
 
 
+@pytest.mark.impatient
 def test_a_stopped_c_is_skipped_and_asks_again(start: Start, name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     stopped = start(name)
@@ -253,7 +253,6 @@ def test_a_stopped_c_is_skipped_and_asks_again(start: Start, name: str) -> None:
         stopped.expect("held")
 
 
-@pytest.mark.usefixtures("patient")
 def test_c_that_is_killed_while_it_waits_is_skipped(start: Start, name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     killed = start(name)
@@ -265,7 +264,6 @@ def test_c_that_is_killed_while_it_waits_is_skipped(start: Start, name: str) -> 
     second.expect("held")
 
 
-@pytest.mark.usefixtures("patient")
 def test_c_gives_up(start: Start, program: Path, name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     done = run(program, "-w", "0.2", name)
@@ -277,7 +275,6 @@ def test_c_gives_up(start: Start, program: Path, name: str) -> None:
     after.expect("held")
 
 
-@pytest.mark.usefixtures("patient")
 def test_c_gives_up_while_it_is_granted_the_lock(start: Start, name: str) -> None:
     """At any moment: either it has the lock, or it does not and the lock is free."""
     for delay in range(20):

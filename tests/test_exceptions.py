@@ -52,6 +52,7 @@ import pidabs
 from pidabs import _descriptors, _handover, _inherit, _lock, _ownership, _queue
 
 pytestmark = [
+    pytest.mark.impatient,
     # A socket that an exception drops on its way into a variable closes itself, which Python remarks upon; and an
     # injected exception that hits a finalizer cannot go anywhere.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

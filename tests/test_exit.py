@@ -201,6 +201,7 @@ def test_moved_lock_is_released_at_the_childs_exit_and_not_at_its_parents(name: 
             assert before == inode(name)
 
 
+@pytest.mark.impatient
 def test_stopped_waiter_does_not_keep_a_process_from_ending(name: str) -> None:
     with child(HOLD_AND_END, args=(name,)) as process:
         process.expect("held")

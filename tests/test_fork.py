@@ -515,6 +515,7 @@ def test_child_killed_right_after_the_fork(name: str) -> None:
         pidabs.Lock(name).acquire(5).release()
 
 
+@pytest.mark.impatient
 def test_child_that_is_gone_before_its_hook_moves_nothing(name: str) -> None:
     """A hook that runs before ours, as another library may have, ends the child; the parent sees EOF and holds on."""
     code = """

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from support import (
     HOLD,
-    HOLD_PATIENTLY,
     Child,
     address,
     child,
@@ -107,7 +106,7 @@ def test_asking_leaves_one_entry_at_most(name: str) -> None:
 
 def test_asking_again_and_again_costs_the_waiters_no_order(name: str) -> None:
     """A release looks past 256 dead entries; behind more, all waiters race."""
-    with child(HOLD_PATIENTLY, args=(name,)) as process, ExitStack() as stack:
+    with child(HOLD, args=(name,)) as process, ExitStack() as stack:
         process.expect("held")
         holders = [asked(name) for _ in range(300)]
         assert [process.pid] * 300 == [holder.pid for holder in holders]
@@ -117,7 +116,7 @@ def test_asking_again_and_again_costs_the_waiters_no_order(name: str) -> None:
         holders[-1].send_signal(0)
         waiters = []
         for number in range(8):
-            waiters.append(stack.enter_context(child(HOLD_PATIENTLY, args=(name,))))
+            waiters.append(stack.enter_context(child(HOLD, args=(name,))))
             wait_until(lambda number=number: pidabs.Lock(name).waiters() == number + 1)  # type: ignore[misc]
         process.tell()
         for waiter in waiters:

@@ -326,7 +326,6 @@ def test_full_queue_of_strangers_that_hold_on(name: str) -> None:
 
 
 @pytest.mark.parametrize("word", [b"", b"W", b"WAAAA"])
-@pytest.mark.usefixtures("patient")
 def test_friend_behind_a_hundred_strangers_is_granted(name: str, word: bytes) -> None:
     """They are skipped without a question: at 2 ms for each that says nothing, 100 would take longer than a release."""
     code = FLOOD + f"    flood(100, {word!r}); say(len(kept)); listen(); say(granted())"

@@ -339,7 +339,6 @@ def test_collected_lock_goes_to_the_head_of_its_queue(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("patient")
 def test_collected_lock_is_handed_on_although_warnings_are_errors(name: str) -> None:
     """That it is freed is the kernel's doing; that it is handed over and not fought for is ours."""
     lock = pidabs.Lock(name).acquire()
@@ -358,6 +357,8 @@ def test_lock_that_was_never_acquired_is_collected_silently(name: str) -> None:
     del lock
     with pytest.raises(ValueError, match="empty"):
         pidabs.Lock("")
+    with pytest.raises(TypeError):
+        pidabs.Lock()  # type: ignore[call-arg]
     gc.collect()
 
 
@@ -566,6 +567,7 @@ def test_all_descriptors_closed_as_a_daemon_does(name: str) -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.impatient
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_waiting_connection_closed_behind_our_back(name: str, stranger: Callable[[int], Any]) -> None:
     """Whoever has the number now is not read from, nor closed; past its deadline at the latest the wait ends well."""

@@ -26,7 +26,6 @@ import pytest
 from support import (
     DEADLINE,
     HOLD,
-    HOLD_PATIENTLY,
     LANDLOCK,
     STILL_BLOCKED_AFTER,
     Child,
@@ -132,7 +131,6 @@ def waiting(name: str, count: int = 1, *args: str) -> Iterator[list[Child]]:
 # Order --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("patient")
 def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name, 5) as processes:
@@ -146,7 +144,6 @@ def test_waiters_get_the_lock_in_the_order_they_came(name: str) -> None:
     assert not lock.locked()
 
 
-@pytest.mark.usefixtures("patient")
 def test_the_socket_stays_the_same_from_owner_to_owner(name: str) -> None:
     """Had it been freed in between, anybody might have barged in."""
     lock = pidabs.Lock(name).acquire()
@@ -278,6 +275,7 @@ def test_threads_and_processes_stand_in_one_queue(name: str) -> None:
 # Waiters that cannot take it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.impatient
 def test_stopped_head_is_skipped_and_has_its_turn_later(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name, 2) as (stopped, second):
@@ -335,6 +333,7 @@ PLAY_WAITER = """
 """Child code: wait in the queue, say which message comes, and answer when told."""
 
 
+@pytest.mark.impatient
 def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     with waiting(name) as (stopped,):
@@ -346,6 +345,7 @@ def test_only_waiter_is_stopped_and_the_lock_is_free(name: str) -> None:
         stopped.expect("held")
 
 
+@pytest.mark.impatient
 @pytest.mark.parametrize("release", ["lock.release()", "asyncio.run(lock.release_async())"])
 def test_listener_that_is_descriptor_0_is_handed_over(name: str, release: str) -> None:
     """As in a daemon that has closed its standard streams."""
@@ -438,7 +438,7 @@ def test_holder_that_is_stopped_right_after_its_grant_keeps_nothing(name: str, a
         os.kill(os.getpid(), signal.SIGSTOP)
     _descriptors.close = close_and_stop
     """
-    with child(textwrap.dedent(code) + textwrap.dedent(HOLD_PATIENTLY), args=(name, answered)) as holder:
+    with child(textwrap.dedent(code) + textwrap.dedent(HOLD), args=(name, answered)) as holder:
         holder.expect("held")
         with waiting(name) as (waiter,):
             holder.tell()
@@ -497,6 +497,7 @@ def test_waiter_that_times_out(name: str) -> None:
         second.expect("held")
 
 
+@pytest.mark.impatient
 @pytest.mark.parametrize("word", [b"", b"X", b"A", b"O", b"L", b"XWA"])
 def test_connections_that_are_no_waiters_are_skipped(name: str, word: bytes) -> None:
     """Who only looks who holds the lock does not say W, and must not be handed it."""
@@ -509,6 +510,7 @@ def test_connections_that_are_no_waiters_are_skipped(name: str, word: bytes) -> 
         assert b"L" not in probe.recv(10)
 
 
+@pytest.mark.impatient
 def test_silent_connection_holds_up_a_release_for_milliseconds(name: str) -> None:
     lock = pidabs.Lock(name).acquire()
     assert lock._sock is not None
@@ -576,7 +578,6 @@ def released_to_who_says_nothing_yet(
         yield conn, must_block(lock.release)
 
 
-@pytest.mark.usefixtures("patient")
 def test_waiter_that_is_preempted_between_its_connect_and_its_w(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with released_to_who_says_nothing_yet(name, monkeypatch) as (conn, released):
         conn.send(b"W")
@@ -594,6 +595,7 @@ def test_late_first_word_that_is_no_w_is_no_answer(name: str, monkeypatch: pytes
         assert conn.recv(10) == b""
 
 
+@pytest.mark.impatient
 def test_waiter_that_never_answers_is_skipped(name: str) -> None:
     with child(HOLD, args=(name,)) as holder:
         holder.expect("held")
@@ -606,6 +608,7 @@ def test_waiter_that_never_answers_is_skipped(name: str) -> None:
             assert granted(silent) == (b"", [])
 
 
+@pytest.mark.impatient
 def test_release_does_not_wait_for_many_who_never_answer(name: str) -> None:
     """Past its time it frees the lock, and whoever can take it does."""
     with child(HOLD, args=(name,)) as holder, ExitStack() as stack:
@@ -649,7 +652,6 @@ def test_dead_entries_are_drained_when_the_holder_asks(name: str) -> None:
         lock.acquire()  # for the `with` to release
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("rival", ["waiters", "release"])
 def test_another_thread_takes_the_dead_that_we_are_dropping(
     name: str, rival: str, monkeypatch: pytest.MonkeyPatch
@@ -810,6 +812,7 @@ def test_offer_and_grant_that_arrive_as_the_waiter_gives_up(name: str, monkeypat
         assert not lock.locked()
 
 
+@pytest.mark.impatient
 def test_offer_that_arrives_as_the_waiter_gives_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not answered any more, the holder goes on, and the next one gets the lock."""
     with hold_up(monkeypatch) as stop, child(HOLD, args=(name,)) as holder:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import DEADLINE, HOLD, HOLD_PATIENTLY, Child, child, inode, must_block, wait_until
+from support import DEADLINE, HOLD, Child, child, inode, must_block, wait_until
 
 import pidabs
 
@@ -96,7 +96,7 @@ def address(name: str) -> bytes:
 
 @pytest.fixture
 def holder(name: str) -> Iterator[Child]:
-    with child(HOLD_PATIENTLY, args=(name,)) as process:
+    with child(HOLD, args=(name,)) as process:
         process.expect("held")
         yield process
 
@@ -176,6 +176,7 @@ def test_giving_up_before_the_grant(holder: Child, name: str, address: bytes) ->
         after.expect("held")
 
 
+@pytest.mark.impatient
 def test_silence_is_skipped(name: str, address: bytes) -> None:
     """Without a W, and with one but no answer."""
     with child(HOLD, args=(name,)) as holder:
