@@ -306,6 +306,7 @@ FLOOD = """
 """
 
 
+@pytest.mark.impatient
 def test_full_queue_of_strangers_that_hold_on(name: str) -> None:
     """They say yes before they are asked.  The order and the wake-up are lost, the lock is not."""
     code = FLOOD + "    flood(3000); say(len(kept)); listen(); say(granted())"
@@ -318,7 +319,7 @@ def test_full_queue_of_strangers_that_hold_on(name: str) -> None:
             pidabs.Lock(name).acquire(0.1)
         began = time.monotonic()
         lock.release()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
         blocked().release()
         process.tell()
         process.expect("False")
@@ -341,6 +342,7 @@ def test_friend_behind_a_hundred_strangers_is_granted(name: str, word: bytes) ->
             process.expect("False")
 
 
+@pytest.mark.impatient
 def test_stranger_that_comes_and_goes_all_the_time(name: str) -> None:
     """Exclusion holds, each release ends in time, nothing of the stranger's stays open here."""
     code = """
@@ -363,7 +365,7 @@ def test_stranger_that_comes_and_goes_all_the_time(name: str) -> None:
                 other.acquire(0)
             began = time.monotonic()
             lock.release()
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5
     assert before == open_descriptors()
 
 
