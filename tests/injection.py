@@ -303,24 +303,35 @@ def no_thread_hangs() -> None:
     assert not thread.is_alive(), "another thread hangs"
 
 
-def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] = Injected) -> bool:
-    """Inject at one point; False when the call ended before."""
-    tracer = Tracer(nth, event, kind)
+def call_traced(trace: Callable[..., Any], function: Callable[[], object], opcodes: bool = False) -> None:
+    """Call it under a tracing function that may raise.
 
-    def calls() -> Iterator[None]:
+    What that raises at the very end of an `except` leaves CPython handling the exception for good, and all that comes
+    later has it for its context; but what a generator handles ends with it.
+    """
+
+    def steps() -> Iterator[None]:
         previous = sys.gettrace()
-        sys._getframe().f_trace_opcodes = event == "opcode"  # CPython 3.12 looks at this as tracing begins
-        sys.settrace(tracer)
+        sys._getframe().f_trace_opcodes = opcodes  # CPython 3.12 looks at this as tracing begins
+        sys.settrace(trace)
         try:
-            scenario.call()
+            function()
         finally:
             sys.settrace(previous)
         yield
 
-    # What is raised at the very end of an `except` leaves CPython handling that for good, and all that comes later has
-    # it for its context; but what a generator handles ends with it.
+    next(steps())
+
+
+def traced(scenario: Scenario, nth: int, event: str, kind: type[BaseException] = Injected) -> bool:
+    """Inject at one point; False when the call ended before."""
+    tracer = Tracer(nth, event, kind)
+
+    def call() -> None:
+        call_traced(tracer, scenario.call, opcodes=event == "opcode")
+
     try:
-        disturb(scenario, lambda: next(calls()))
+        disturb(scenario, call)
     except AssertionError as exc:
         raise AssertionError(f"after an exception at {tracer.where}: {exc}") from exc
     return tracer.seen >= nth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import platform
 import select
@@ -372,8 +373,13 @@ def flocked(path: Path) -> bool:
     return False
 
 
-def open_descriptors() -> set[str]:
-    """What this process has open: 'number -> file'."""
+def open_descriptors(settled: bool = False) -> set[str]:
+    """What this process has open: 'number -> file'.
+
+    If `settled`, without what earlier tests have left as garbage, which may go at any moment.
+    """
+    if settled:
+        gc.collect()
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:

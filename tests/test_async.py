@@ -207,7 +207,7 @@ def test_cancelled_at_every_step(run: Run[None], name: str) -> None:
 
     async def main() -> None:
         gc.collect()  # what other tests have left
-        before = open_descriptors()
+        before = open_descriptors(settled=True)
         taken = 0
         for let_go in range(12):
             for cancelled in range(24):
@@ -267,7 +267,7 @@ def test_cancelled_while_releasing(run: Run[None], name: str) -> None:
     """Whoever waits gets the lock, asked or not."""
 
     async def main() -> None:
-        before = open_descriptors()
+        before = open_descriptors(settled=True)
         for count in range(40):
             lock = await pidabs.Lock(name).acquire_async()
             peer.tell()
@@ -305,7 +305,7 @@ def test_cancelled_a_thousand_times_between_processes(run: Run[None], name: str)
 
     async def main() -> None:
         lock = pidabs.Lock(name)
-        before = open_descriptors()
+        before = open_descriptors(settled=True)
         taken = 0
         for number in range(1000):
             try:
@@ -399,7 +399,7 @@ def test_body_that_raises_releases(run: Run[None], name: str) -> None:
 
 def test_coroutine_that_is_dropped_while_it_waits(name: str) -> None:
     """As when a loop is closed under its tasks."""
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     with child(HOLD, args=(name,)) as process:
         process.expect("held")
         loop = asyncio.new_event_loop()

@@ -14,7 +14,6 @@ import random
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from injection import (
     ReleaseMirrored,
     Scenario,
     Tracer,
+    call_traced,
     disturb,
     everything_works,
     is_ours,
@@ -211,21 +211,17 @@ def call_and_trace_after(scenario: Scenario, tracer: Tracer, interrupted: Interr
             tracer._local(frame, event, arg)
         return only_after
 
-    previous = sys.gettrace()
-    sys.settrace(armed)
     try:
-        scenario.call()
+        call_traced(armed, scenario.call)
     except BaseException:
         # Not always the first: CPython 3.11 mixes up what is being handled when tracing raises as a handler is entered.
         assert interrupted.raised
-    finally:
-        sys.settrace(previous)
 
 
 def test_second_exception_is_raised_when_all_is_tidied_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when Ctrl-C is pressed while an alarm's exception is on its way."""
     sweep = _descriptors.sweep
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     lock = pidabs.Lock(name)
 
     def interrupted(*arguments: Any) -> None:
@@ -510,7 +506,7 @@ def takes(peer: Child) -> None:
 def test_dropped_waiter_leaves_the_queue(name: str, peer: Child) -> None:
     peer.tell("hold")
     peer.expect("held")
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     steps, hand, _ = in_queue(name)
     del steps
     assert not hand
@@ -523,7 +519,7 @@ def test_dropped_waiter_leaves_the_queue(name: str, peer: Child) -> None:
 def test_waiter_dropped_with_a_grant_to_read_frees_the_lock(name: str, peer: Child) -> None:
     peer.tell("hold")
     peer.expect("held")
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     steps, hand, fd = in_queue(name)
     peer.tell("let go")
     readable(fd)
@@ -593,7 +589,7 @@ def test_interrupted_waiter_lets_go_of_a_listener_that_another_program_made_bloc
 
 
 def test_dropped_release_frees_the_lock(name: str, peer: Child) -> None:
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     hand: list[Any] = []
     lock = pidabs.Lock(name)
     listener = _descriptors.open_socket()

@@ -438,7 +438,7 @@ def held_by_a_child(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     yield
     while _holders:
         _holders.pop()[0].__exit__(None, None, None)

@@ -355,7 +355,7 @@ def test_stranger_that_comes_and_goes_all_the_time(name: str) -> None:
         try: squat().close()
         except OSError: pass
     """
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     lock, other = pidabs.Lock(name), pidabs.Lock(name)
     with stranger(code, name) as process:
         process.expect("begins")
@@ -807,7 +807,7 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("sticky", [False, True], ids=["its directory", "sticky"])
 def test_planted_by_a_stranger(public_dir: Path, precious: Path, kind: str, where: str, sticky: bool) -> None:
     """Replaced or refused, and never followed, waited for, or written to."""
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     os.chown(public_dir, 0 if sticky else STRANGER, -1)
     os.chmod(public_dir, 0o1777 if sticky else 0o755)
     path = public_dir / "x.pid"
@@ -851,7 +851,7 @@ def test_planted_between_our_unlink_and_our_open(public_dir: Path, monkeypatch: 
 @pytest.mark.parametrize("sticky", [False, True], ids=["its directory", "sticky"])
 def test_stranger_that_plants_all_the_time(public_dir: Path, precious: Path, sticky: bool) -> None:
     """In a sticky directory it cannot even keep us from writing, but for a directory in our place."""
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     os.chown(public_dir, 0 if sticky else STRANGER, -1)
     os.chmod(public_dir, 0o1777 if sticky else 0o755)
     path = public_dir / "x.pid"

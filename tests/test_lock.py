@@ -37,7 +37,7 @@ def is_free(name: str) -> bool:
 
 def test_free_lock_is_taken_and_freed(name: str) -> None:
     lock = pidabs.Lock(name)
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     for timeout in (None, 0, 0.0, 5, float("inf"), True):
         assert not lock.held
         assert not lock.locked()
@@ -655,7 +655,7 @@ def test_denied_sockets_are_unsupported(name: str, monkeypatch: pytest.MonkeyPat
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(_queue, "bind", deny)
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     with pytest.raises(pidabs.Unsupported, match=f"lock '{name}': abstract sockets are denied here") as caught:
         pidabs.Lock(name).acquire()
     assert isinstance(caught.value.__cause__, PermissionError)

@@ -49,7 +49,7 @@ def lock(path: Path) -> pidabs.Lock:
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left_open() -> Iterator[None]:
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     yield
     assert before == open_descriptors()
 
@@ -532,7 +532,7 @@ def test_removed_at_interpreter_exit(path: Path) -> None:
 def test_hold_after_a_lost_one_leaves_no_descriptor(path: Path, waiting: bool) -> None:
     """The lost hold's PID file is closed: else each loss would leave one open."""
     lock = pidabs.Lock(path, mirror=True)
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     lock.acquire()
     finish = must_block(lambda: lock.acquire(timeout=DEADLINE)) if waiting else lock.acquire
     os.close(lock.fileno())
@@ -545,7 +545,7 @@ def test_hold_after_a_lost_one_leaves_no_descriptor(path: Path, waiting: bool) -
 
 @pytest.mark.parametrize("noticed", [False, True])
 def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path, noticed: bool) -> None:
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     lock = pidabs.Lock(path, mirror=True).acquire()
     os.close(lock.fileno())
     if noticed:

@@ -1720,7 +1720,7 @@ def test_owner_without_a_descriptor_to_accept_with_frees_the_lock(name: str) -> 
 
 
 def test_thousands_of_handovers_leave_nothing_open(name: str) -> None:
-    before = open_descriptors()
+    before = open_descriptors(settled=True)
     lock = pidabs.Lock(name)
     with child(
         """
