@@ -2,11 +2,13 @@
 
 Rules:
 - Every socket of a lock is a `Socket`, and `known` from before it is bound or connected until it is closed.
-- What the kernel hands us as a bare number (accept, SCM_RIGHTS) becomes a Socket under `guard`; forks and sweeps hold
-  `guard` too, so a fork never copies, and a sweep never closes, what another thread is just receiving.
+- What the kernel hands us as a bare number (accept, SCM_RIGHTS) becomes a Socket under `guard`, which forks hold, too:
+  a fork never copies what another thread is just receiving.  And it is never only in a variable: one call into C takes
+  it to `_arriving`, where a signal handler that raises cannot lose it, and one that forks finds it.
 - `known` is weak: a Socket that an exception dropped on its way into a variable closes itself.  But an exception that
   is still handled keeps alive all that it met on its way, so each Socket says in whose `hand` it came: the acquire or
   release that is interrupted closes those.
+- Nothing is closed but what came to us here: another copy of this module, or a C library, may hold locks, too.
 - A number in `known` may have become somebody else's file: DaemonContext closes every descriptor behind our back, and
   the numbers come back.  So look before you use (`is_listener`) and before you close (`abandon`): what a socket of ours
   is called, or connected to, depends on its `role`.
@@ -26,7 +28,6 @@ from ._linux import (
     HIGH,
     MSG_CMSG_CLOEXEC,
     MSG_DONTWAIT,
-    MSG_NOSIGNAL,
     SCM_RIGHTS,
     SO_PASSRIGHTS,
     SOCK_NONBLOCK,
@@ -34,16 +35,17 @@ from ._linux import (
     SOL_SOCKET,
     attempt,
     fcntl,
-    is_unix_stream,
 )
 from ._names import PREFIX
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _NONBLOCKING_STREAM = SOCK_STREAM | SOCK_NONBLOCK
 # Room for two descriptors (alignment gives that to CMSG_SPACE of one, too): enough to see that it was not exactly one.
 _CONTROL_SPACE = 24
-_MAX_SCANNED = 65536
 
 FRESH, LISTENER, CONNECTION = range(3)
 
@@ -60,22 +62,20 @@ class Socket(socket):
     hand: object
     role: int
 
-    if TYPE_CHECKING:  # the one method of _socket that typeshed does not know
-
-        def _accept(self) -> tuple[int, object]: ...
-
 
 guard = _thread.RLock()
 known: dict[int, ref[Socket]] = {}
 
-_arriving: list[Socket] = []
-"""Under `guard`: sockets that are not known yet."""
-_inspected: list[socket] = []
+_arriving: list[tuple[object, Any]] = []
+"""Under `guard`: in whose hand, and what: a message, the numbers that were in it, or a Socket that is not known yet."""
+_forks = 0
+"""How often this process is a child: what it had begun to receive is its parent's."""
 
 _refusable = True
 """Whether the kernel knows SO_PASSRIGHTS, as far as we have seen."""
 
 _accept = methodcaller("_accept")
+_receive = methodcaller("recvmsg", 2, _CONTROL_SPACE, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
 _number = itemgetter(0)
 
 
@@ -109,59 +109,73 @@ def take_descriptors(sock: Socket, wanted: bool) -> None:
 def accept(listener: Socket, hand: object = None) -> Socket:
     """The head of the queue.  Raises BlockingIOError when there is none."""
     with guard:
-        # One call into C from the accept to the list: a signal handler cannot raise in between, and lose the number.
-        _arriving.extend(map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), map(_number, map(_accept, (listener,)))))
-        return _adopt(hand)
+        _arriving.extend(_sockets(hand, map(_number, map(_accept, (listener,)))))
+        return _adopt()
 
 
-def lift(sock: Socket) -> None:
-    """Give the listener a high number, if the limit of descriptors lets it have one: see HIGH."""
+def lift(sock: Socket) -> Socket:
+    """The listener with a high number in its place, if the limit of descriptors lets it have one: see HIGH."""
     with guard:
-        low = sock.fileno()
-        high = attempt(fcntl, low, F_DUPFD_CLOEXEC, HIGH)
-        if high is not None:
-            # Known by both numbers in between: else a sweep closes what it takes for nobody's, and the Socket, when it
-            # is collected, closes the number again.  Whatever an exception leaves open the sweep finds.
-            known[high] = known[low]
-            Socket.__init__(sock, AF_UNIX, _NONBLOCKING_STREAM, 0, high)
-            del known[low]
-            os.close(low)
-
-
-def say(conn: Socket, byte: bytes) -> bool:
-    return attempt(conn.send, byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
-
-
-def read_byte(conn: Socket) -> bytes | None:
-    """One byte, none at the end, None if it has not been said yet or never will be."""
-    return attempt(conn.recv, 1, MSG_DONTWAIT)
+        try:
+            _arriving.extend(_sockets(sock.hand, map(fcntl, (sock,), (F_DUPFD_CLOEXEC,), (HIGH,))))
+        except OSError as exc:
+            if exc.errno is None:  # a signal handler's
+                raise
+            return sock
+        lifted = _adopt()
+        close_known(sock)
+        return lifted
 
 
 def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Socket], int]:
-    """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags."""
+    """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags.
+
+    Raises BlockingIOError when there is none.
+    """
     with guard:
-        data, ancillary, flags, _ = conn.recvmsg(2, _CONTROL_SPACE, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
-        passed = []
-        for level, kind, payload in ancillary:
-            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-                for fd in memoryview(payload).cast("i"):
-                    try:
-                        _arriving.extend(map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
-                        passed.append(_adopt(hand))
-                    except OSError as exc:
-                        if exc.errno is None:  # a signal handler's
-                            raise
-                        os.close(fd)  # no socket
-    return data, passed, flags
+        forks, passed = _forks, []
+        _arriving.extend(zip((hand,), map(_receive, (conn,)), strict=False))
+        message = _arriving[-1][1]
+        numbers = _numbers(message)
+        _arriving[-1] = hand, numbers
+        if forks != _forks:  # a signal handler's child, which has closed them, and whose handler has returned
+            numbers.clear()
+        while numbers:
+            number = numbers[0]
+            try:
+                _arriving.extend(_sockets(hand, map(numbers.pop, (0,))))
+                passed.append(_adopt())
+            except OSError as exc:
+                if exc.errno is None:  # a signal handler's
+                    raise
+                os.close(number)  # no socket
+        _arriving.pop()
+    return message[0], passed, message[2]
 
 
-def _adopt(hand: object) -> Socket:
-    sock = _arriving[-1]
+def _sockets(hand: object, numbers: Iterator[int]) -> Iterator[tuple[object, Socket]]:
+    """What to extend `_arriving` by."""
+    return zip((hand,), map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), numbers), strict=False)
+
+
+def _numbers(message: tuple[bytes, list[tuple[int, int, bytes]], int, object]) -> list[int]:
+    return [
+        number
+        for level, kind, payload in message[1]
+        if (level, kind) == (SOL_SOCKET, SCM_RIGHTS)
+        for number in memoryview(payload).cast("i")
+    ]
+
+
+def _adopt() -> Socket:
+    hand, sock = _arriving[-1]
     sock.hand = hand
     sock.role = LISTENER
-    known[sock.fileno()] = ref(sock)
+    if sock.fileno() >= 0:  # not so in a signal handler's child
+        known[sock.fileno()] = ref(sock)
     _arriving.pop()
-    return sock
+    adopted: Socket = sock
+    return adopted
 
 
 def close(sock: Socket) -> None:
@@ -229,38 +243,47 @@ def is_connection(sock: Socket, address: bytes) -> bool:
     return attempt(sock.getpeername) == address and is_known(sock)
 
 
-def sweep(address: bytes, hand: object) -> None:
-    """After an exception that may have struck anywhere: close what came in this hand, and what nobody knows.
+def sweep(hand: object) -> None:
+    """After an exception that may have struck anywhere: close what came in this hand.
 
-    A signal handler can raise between a system call's return and the assignment of its result; then the number of an
-    accepted connection or a granted listener is lost, and with it a waiter or the lock.  Can be interrupted and done
-    again.
+    Can be interrupted and done again.
     """
     release_guard()
     with guard:
-        _put_back()
-        for sock in _arriving:
-            sock.close()
-        _arriving.clear()
+        for index in reversed(range(len(_arriving))):
+            if _arriving[index][0] is hand:
+                _close_arriving(index)
+                del _arriving[index]
         for sock in _known_sockets():
             if sock.hand is hand:
                 abandon(sock)
-        numbers = {sock.fileno() for sock in _known_sockets()}
-        for fd in _open_descriptors():
-            if fd in numbers:
-                continue
-            try:
-                if os.get_inheritable(fd):  # not ours, which are close-on-exec: a listener that we were started with
-                    continue
-                # Straight from C into the list: an exception must never find this object on the stack and close a file
-                # that is not ours with it.  The type is spelled out, else socket.setdefaulttimeout() would change it.
-                _inspected.extend(map(socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), (fd,)))
-                if is_unix_stream(_inspected[-1]) and address in _names(_inspected[-1]):
-                    _inspected[-1].close()
-            except OSError as exc:
-                if exc.errno is None:  # a signal handler's
-                    raise
-            _put_back()
+
+
+def close_inherited(moving: list[Socket | None]) -> None:
+    """In a forked child: close the copies, but for those of locks that move here."""
+    global _forks
+    _forks += 1
+    for index in range(len(_arriving)):  # a signal handler has forked
+        _close_arriving(index)
+    for sock in _known_sockets():
+        if sock not in moving:
+            abandon(sock)
+
+
+def _close_arriving(index: int) -> None:
+    hand, item = _arriving[index]
+    if isinstance(item, tuple):
+        item = _numbers(item)
+        _arriving[index] = hand, item
+    if isinstance(item, Socket):
+        item.close()
+        return
+    while item:
+        try:  # one call into C from the list to the close: to close a number twice closes somebody else's
+            any(map(os.close, map(item.pop, (0,))))
+        except OSError as exc:
+            if exc.errno is None:  # a signal handler's
+                raise
 
 
 def release_guard() -> None:
@@ -275,21 +298,3 @@ def release_guard() -> None:
 def _known_sockets() -> list[Socket]:
     found = [entry() for entry in list(known.values())]
     return [sock for sock in found if sock is not None]
-
-
-def _put_back() -> None:
-    for sock in _inspected:
-        sock.detach()
-    _inspected.clear()
-
-
-def _names(sock: socket) -> tuple[object, object]:
-    """Its own name, which accepted connections and listeners have, and its peer's, which a waiting connection has."""
-    return sock.getsockname(), attempt(sock.getpeername)
-
-
-def _open_descriptors() -> list[int]:
-    listed = attempt(os.listdir, "/proc/self/fd")
-    if listed is None:  # no /proc, or no descriptor left to read it with
-        return list(range(min(os.sysconf("SC_OPEN_MAX"), _MAX_SCANNED)))
-    return [int(name) for name in listed]

@@ -8,9 +8,9 @@ import sys
 from time import monotonic
 
 from . import _descriptors, _linux
-from ._descriptors import Socket, read_byte, say
+from ._descriptors import Socket
 from ._drive import SOON, comes_soon, remaining, watching
-from ._linux import MSG_DONTWAIT, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, attempt
+from ._linux import MSG_DONTWAIT, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, attempt, read_byte, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-from _thread import get_ident
+from _thread import _local, get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from ._lock import Lock
 
 held: dict[Socket, ref[Lock]] = {}
+
+
+class _Here(_local):
+    """What belongs to the thread that looks at it."""
+
+    def __init__(self) -> None:
+        self.thread = [get_ident()]
+        """Who this thread is: compared by identity, as the ident itself is given to another thread thereafter."""
+
+
+here = _Here()
+nobody = [0]
 
 
 def locks() -> list[Lock]:
@@ -31,7 +43,7 @@ def _release_at_exit() -> None:
     """Hand on what is still held, rather than let everybody race for it, and remove the mirrors."""
     running = sys._current_frames()
     for lock in locks():
-        if lock._owner == get_ident() or lock._owner not in running:
+        if lock._owner is here.thread or lock._owner[0] not in running:
             lock.release()
         elif lock._mirror is not None:
             # A daemon thread holds it, and goes on for a moment: the kernel frees the lock when that has ended.

@@ -20,7 +20,7 @@ import os
 from _socket import socket
 
 from . import _mirror
-from ._descriptors import Socket, abandon, guard, known
+from ._descriptors import Socket, close_inherited, guard, known
 from ._linux import MSG_NOSIGNAL, POLLHUP, POLLIN, ioctl, poll, socketpair
 
 TYPE_CHECKING = False
@@ -101,7 +101,7 @@ class _Fork:
 
     def in_child(self) -> None:
         moving = [lock._moving() for lock in self.locks]
-        _close_inherited([sock for sock, _ in moving])
+        close_inherited([sock for sock, _ in moving])
         _mirror.close_inherited({fd for _, fd in moving})
         try:
             for lock in self.locks:
@@ -177,13 +177,6 @@ def _in_parent() -> None:
         _fork.in_parent()
     _fork.done = True
     _fork.locks = []  # else they live until the next fork, and one that is dropped while held stays held
-
-
-def _close_inherited(moving: list[Socket | None]) -> None:
-    for entry in list(known.values()):
-        sock = entry()
-        if sock is not None and sock not in moving:
-            abandon(sock)
 
 
 if hasattr(os, "register_at_fork"):

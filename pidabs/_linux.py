@@ -107,9 +107,13 @@ def limit_send(sock: socket, seconds: float) -> None:
     sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), max(1, int(seconds % 1 * 1e6))))
 
 
-def is_unix_stream(sock: socket) -> bool:
-    """Whether it is AF_UNIX, SOCK_STREAM, whatever the Python object takes it for.  Raises OSError if no socket."""
-    return sock.getsockopt(SOL_SOCKET, SO_DOMAIN) == AF_UNIX and sock.getsockopt(SOL_SOCKET, SO_TYPE) == SOCK_STREAM
+def say(sock: socket, byte: bytes) -> bool:
+    return attempt(sock.send, byte, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
+
+
+def read_byte(sock: socket) -> bytes | None:
+    """One byte, none at the end, None if it has not been said yet or never will be."""
+    return attempt(sock.recv, 1, MSG_DONTWAIT)
 
 
 def is_listening_stream(sock: socket) -> bool:

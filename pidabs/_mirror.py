@@ -18,12 +18,13 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | O_CLOEXEC
 
 open_files: dict[int, tuple[int, int]] = {}
 """Descriptors of written mirrors and what they are: a forked child closes its copies, which would keep the flock."""
+_being_written: list[Mirror] = []
 
 
 class Mirror:
     """The PID file of one lock, and while it is written its descriptor, which is kept open for the flock."""
 
-    __slots__ = ("_identity", "_temporary", "_text", "fd", "path")
+    __slots__ = ("_begun", "_identity", "_opened", "_temporary", "_text", "fd", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -33,40 +34,61 @@ class Mirror:
         self.fd = -1
         self._identity = (0, 0)
         self._text = b""
+        self._begun = ""
+        """The file that is being written, under the name it has before the rename."""
+        self._opened: list[int] = []
+        """Its descriptor, straight from the system call: a signal handler's exception must not lose it, nor may a child
+        that is forked meanwhile keep a copy."""
 
     def write(self) -> None:
         """Write our pid, in place of whatever file is there.  Raises OSError."""
         text = b"%d\n" % os.getpid()
-        temporary = self._temporary
-        # Straight from the system call into a list: a signal handler's exception must not lose a number.
-        opened: list[int] = []
+        self._begun = self._temporary
+        _being_written.append(self)
         try:
             for more_tries in (2, 1, 0):
                 try:
-                    opened.extend(map(os.open, (temporary,), (_NEW,), (_MODE,)))
+                    self._opened.extend(map(os.open, (self._begun,), (_NEW,), (_MODE,)))
                     break
                 except FileExistsError:
                     if not more_tries:
                         raise
-                    _unlink(temporary)  # a SIGKILL left it behind
+                    _unlink(self._begun)  # a SIGKILL left it behind
                     if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
-                        temporary += f"-{os.urandom(4).hex()}"
-            fd = lift_file(opened)
+                        self._begun += f"-{os.urandom(4).hex()}"
+            fd = lift_file(self._opened)
             status = os.fstat(fd)
             if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
                 os.fchmod(fd, _MODE)
             os.write(fd, text)
             _flock(fd)
-            os.rename(temporary, self.path)
+            os.rename(self._begun, self.path)
             self._keep(fd, (status.st_dev, status.st_ino), text)
+            self._end()
         except BaseException:
-            for fd in opened:
-                if _is_at(self.path, file_identity(fd)):  # after the rename
-                    _unlink(self.path)
-                os.close(fd)
-            _unlink(temporary)
-            self.fd = -1
+            self._undo()
             raise
+
+    def _undo(self) -> None:
+        """Undo what `write` has begun.  Can be interrupted and done again."""
+        if self._opened:
+            if _is_at(self.path, file_identity(self._opened[0])):  # after the rename
+                _unlink(self.path)
+            _unlink(self._begun)
+        self._close_opened()
+        self._end()
+
+    def _close_opened(self) -> None:
+        while self._opened:
+            open_files.pop(self._opened[0], None)
+            self.fd = -1
+            attempt(_close_first, self._opened)
+
+    def _end(self) -> None:
+        self._opened.clear()
+        while self in _being_written:
+            _being_written.remove(self)
+        self._begun = ""
 
     def _keep(self, fd: int, identity: tuple[int, int], text: bytes) -> None:
         self.fd, self._identity, self._text = fd, identity, text
@@ -113,6 +135,8 @@ class Mirror:
     def remove(self) -> None:
         """Remove the file if it is written, and still ours.  Warns where that cannot be done.  Can be interrupted and
         done again."""
+        if self._begun:
+            self._undo()
         if self.fd < 0:
             return
         open_still = is_file(self.fd, self._identity)
@@ -156,6 +180,10 @@ class Mirror:
 
 def close_inherited(keep: set[int]) -> None:
     """In a forked child: drop the copies that would keep the parent's flock, but for those of locks that moved here."""
+    for mirror in list(_being_written):  # by another thread, or by this one, beneath a signal handler that has forked
+        if mirror.fd < 0 or mirror.fd not in keep:
+            mirror._close_opened()
+        mirror._end()
     for fd, identity in list(open_files.items()):
         if fd not in keep:
             _close(fd, identity, is_file(fd, identity))
@@ -173,6 +201,11 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _unlink(path: str) -> None:
     attempt(os.unlink, path)
+
+
+def _close_first(numbers: list[int]) -> None:
+    """In one call into C: interrupted, and done again, it would close what has the number by then."""
+    any(map(os.close, map(numbers.pop, (0,))))
 
 
 def _flock(fd: int) -> None:

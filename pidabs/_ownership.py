@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import get_ident
 from time import monotonic
 
 from . import _descriptors, _diag, _held, _inherit, _linux, _queue
@@ -64,7 +63,7 @@ class Ownership:
         if self._alone and is_path(name):
             _look_where(self.name)
         self._timeout = _checked(timeout)
-        self._owner = 0
+        self._owner = _held.nobody
         self._task: object = None
 
     @property
@@ -95,6 +94,9 @@ class Ownership:
 
     def _wait(self, sock: Socket, seconds: float | None, task: object, hand: list[Socket]) -> Steps[bool]:
         if seconds == 0:
+            if (yield from _queue.bind_after_exec(sock, self.address)):
+                self._own(sock, task)
+                return True
             _descriptors.close(sock)
             return False
         if seconds is None:
@@ -120,19 +122,20 @@ class Ownership:
                 return None
             if not _claim(sock, hand):
                 return None
+            self._task = None
             self._sock = None  # before another thread is granted the lock through this object
             if self._mirror is None:
-                _queue.close_if_idle(sock)
+                _queue.close_if_idle(sock, self.address)
                 return sock
         self._mirror.remove()  # before another process takes the lock, and writes its own
         with _descriptors.guard:
             if _descriptors.is_known(sock):
-                _queue.close_if_idle(sock)
+                _queue.close_if_idle(sock, self.address)
         return sock
 
     def _is_mine(self, task: object) -> bool:
         """Whether this thread, or this task, would wait for itself.  Another task of this thread may go on."""
-        return self._owner == get_ident() and (task is None or self._task is task)
+        return self._owner is _held.here.thread and (task is None or self._task is task)
 
     def _check_not_ours(self, task: object) -> None:
         sock = self._sock
@@ -156,8 +159,8 @@ class Ownership:
         if lost is not None and _held.held.pop(lost, None) is not None:
             _descriptors.abandon(lost)
         if self._mirror is not None or not self._alone:  # a daemon's, it may be
-            _descriptors.lift(sock)
-        self._owner = get_ident()
+            sock = _descriptors.lift(sock)
+        self._owner = _held.here.thread
         self._task = task
         self._sock = sock
         _held.held[sock] = self._ref
@@ -190,7 +193,7 @@ class Ownership:
                     if self._mirror is not None:
                         self._mirror.remove()
                     _descriptors.abandon(sock)
-                _descriptors.sweep(self.address, hand)
+                _descriptors.sweep(hand)
                 break
             except BaseException as exc:
                 second = exc
@@ -208,12 +211,17 @@ class Ownership:
             sock = self._sock
             if sock is None or sock not in _held.held or _inherit.is_moving(self):
                 return
-            if _descriptors.is_listener(sock, self.address):
-                for inode in attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or ():
-                    connection = None if inode else attempt(_descriptors.accept, sock)
-                    if connection is None:
-                        return
-                    _descriptors.close(connection)
+            hand: list[Socket] = []
+            try:
+                if _descriptors.is_listener(sock, self.address):
+                    for inode in attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or ():
+                        connection = None if inode else attempt(_descriptors.accept, sock, hand)
+                        if connection is None:
+                            return
+                        _descriptors.close(connection)
+            except BaseException:
+                _descriptors.sweep(hand)
+                raise
 
     def _why_not_held(self, doing: str) -> str:
         if self._sock is None:
@@ -231,7 +239,7 @@ class Ownership:
         return self._sock, self._mirror.fd if self._mirror is not None else -1
 
     def _arrive(self) -> None:
-        self._owner = get_ident()
+        self._owner = _held.here.thread
         if self._sock is not None:
             self._sock.listen(_queue.BACKLOG)
         if self._mirror is not None:

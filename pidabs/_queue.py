@@ -30,10 +30,10 @@ from _functools import partial  # type: ignore[import-not-found]
 from time import monotonic
 
 from . import _descriptors, _linux
-from ._descriptors import CONNECTION, LISTENER, Socket, read_byte, say
+from ._descriptors import CONNECTION, LISTENER, Socket
 from ._drive import SOON, jitter, remaining
 from ._handover import ANSWER, GRANT, OFFER, WAITING, hand_over
-from ._linux import MSG_CTRUNC, POLLIN, SHUT_RDWR, attempt
+from ._linux import MSG_CTRUNC, POLLIN, SHUT_RDWR, attempt, read_byte, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ _LONG_PAUSE = 0.005  # after a refused connect, or
 _QUICK_TURN = _LONGEST_PAUSE = 0.050  # where we cannot queue
 _LOOK_INTERVAL = 1.0  # where a stranger holds the lock
 _LONG_SLEEP = 60.0  # where the queue is full; the kernel wakes us, and with each look we lose our place before it
+_EXEC_TIME = 0.010  # from a subprocess' vfork to its exec, on a busy machine
+_EXEC_PAUSE = 0.0002
 _NO_ROOM = errno.EAGAIN, errno.EINTR, errno.EPERM, errno.EACCES  # and a signal came; Landlock
+
+_freed = b""
+"""The address of the lock that this process has freed last, if nobody has tried in vain to take it since."""
 
 
 def bind(sock: Socket, address: bytes) -> bool:
@@ -63,6 +68,22 @@ def bind(sock: Socket, address: bytes) -> bool:
     # A newcomer that connects before this line is refused, finds the name taken, and tries again.
     sock.listen(BACKLOG)
     return True
+
+
+def bind_after_exec(sock: Socket, address: bytes) -> Steps[bool]:
+    """Step 1 for who tries once, and in vain, where this process has just freed the lock: its subprocess may have it.
+
+    1. Another thread starts a subprocess, which has copies of our descriptors until it calls exec.  2. We let go.
+    3. The name is free when the subprocess is there.
+    """
+    global _freed
+    freed, _freed = _freed, b""
+    deadline = monotonic() + _EXEC_TIME
+    while freed == address and monotonic() < deadline:
+        yield -1, _EXEC_PAUSE
+        if bind(sock, address):
+            return True
+    return False
 
 
 def wait(sock: Socket, address: bytes, deadline: float, hand: list[Socket]) -> Steps[Socket | None]:
@@ -269,9 +290,11 @@ def give_up(conn: Socket, address: bytes, hand: list[Socket]) -> None:
         _descriptors.abandon(conn)
 
 
-def close_if_idle(listener: Socket) -> None:
+def close_if_idle(listener: Socket, address: bytes) -> None:
     """Under the descriptors' guard: free the lock if nobody waits.  Who joins in between is woken by the close."""
+    global _freed
     poller = _linux.poll()  # an accept to find the queue empty takes ten times as long
     poller.register(listener.fileno(), POLLIN)
     if not poller.poll(0):
         _descriptors.close_known(listener)
+        _freed = address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import HOLD, STILL_BLOCKED_AFTER, child, must_block, open_descriptors, wait_until
+from support import DEADLINE, HOLD, STILL_BLOCKED_AFTER, child, must_block, open_descriptors, wait_until
 
 import pidabs
-from pidabs import _descriptors
+from pidabs import _descriptors, _queue
 
 
 def in_fork(function: Callable[[], bool]) -> int:
@@ -657,3 +658,117 @@ def test_child_outlives_a_parent_that_is_killed_in_its_fork(name: str) -> None:
             pidabs.Lock(name).acquire(5).release()
         finally:
             os.kill(int(pid), signal.SIGKILL)
+
+
+# Signal handlers that fork, and other threads -------------------------------------------------------------------------
+
+FORKS_ON_ITS_WAY = """
+    from pidabs import _descriptors
+    import pidabs
+    where = sys.argv[2]
+    original = getattr(_descriptors, where)
+    def forking(*args):
+        # As a signal handler's would, with the lock, or who waits for it, on its way from the kernel to us.
+        setattr(_descriptors, where, original)
+        pid = os.fork()
+        if pid == 0:
+            copies = []
+            for fd in os.listdir("/proc/self/fd"):
+                try: copies.append(os.readlink(f"/proc/self/fd/{fd}"))
+                except OSError: pass
+            os._exit(sum(copy.startswith("socket:") for copy in copies))
+        say("copies:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return original(*args)
+    lock = pidabs.Lock(sys.argv[1])
+    if sys.argv[3] == "release":
+        lock.acquire()
+        say("held")
+        listen()
+    setattr(_descriptors, where, forking)
+    if sys.argv[3] == "release":
+        lock.release()
+        say("released")
+    else:
+        say("asks")
+        lock.acquire()
+        say("held")
+        lock.release()
+"""
+
+
+@pytest.mark.parametrize("where", ["_numbers", "_adopt"])
+def test_child_forked_while_the_grant_arrives_has_no_copy_of_the_lock(name: str, where: str) -> None:
+    lock = pidabs.Lock(name).acquire()
+    with child(FORKS_ON_ITS_WAY, args=(name, where, "acquire")) as process:
+        process.expect("asks")
+        wait_until(lambda: lock.waiters() == 1)
+        lock.release()
+        process.expect("copies: 0")
+        process.expect("held")
+        assert process.wait() == 0
+    assert not lock.locked()
+
+
+def test_child_forked_while_a_waiter_is_accepted_has_no_copy_of_it(name: str) -> None:
+    with child(FORKS_ON_ITS_WAY, args=(name, "_adopt", "release")) as process:
+        process.expect("held")
+        finish = must_block(lambda: pidabs.Lock(name).acquire())
+        process.tell()
+        process.expect("copies: 0")
+        process.expect("released")
+        finish().release()
+
+
+def test_child_that_returns_to_the_acquire_that_it_was_forked_in(name: str) -> None:
+    """Its handler returns into a receive that is its parent's: it is in no queue, and tries again."""
+    code = """
+    from pidabs import _descriptors
+    import pidabs
+    numbers = _descriptors._numbers
+    def forking(message):
+        global pid
+        _descriptors._numbers = numbers
+        pid = os.fork()
+        return numbers(message)
+    pid = -1
+    lock = pidabs.Lock(sys.argv[1])
+    _descriptors._numbers = forking
+    say("asks")
+    lock.acquire()
+    if pid == 0:
+        lock.release()
+        os._exit(5)
+    say("held", pid > 0)
+    listen()
+    lock.release()
+    say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    lock = pidabs.Lock(name).acquire()
+    with child(code, args=(name,)) as process:
+        process.expect("asks")
+        wait_until(lambda: lock.waiters() == 1)
+        lock.release()
+        process.expect("held True")
+        wait_until(lambda: lock.waiters() == 1, "the child waits for itself")
+        process.tell()
+        process.expect("5")
+
+
+def test_subprocess_that_has_not_come_to_its_exec_does_not_fail_the_next_try(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """subprocess forks without our hooks, and the copies last until exec."""
+    monkeypatch.setattr(_queue, "_EXEC_TIME", DEADLINE)
+    lock = pidabs.Lock(name).acquire()
+    readable, writable = os.pipe()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        os.read(readable, 1)
+        os._exit(0)
+    lock.release()
+    retry = must_block(lambda: lock.acquire(0))
+    os.write(writable, b"x")
+    retry().release()
+    os.waitpid(pid, 0)
+    os.close(readable)
+    os.close(writable)

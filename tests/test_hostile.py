@@ -496,7 +496,6 @@ def test_before_that_kernel_the_lock_is_free_at_least(name: str) -> None:
     """The release may hang in the stranger's socket; the lock does not, and goes to the friend behind it."""
     code = """
     import pidabs
-    pidabs._queue._descriptors.take_descriptors = lambda sock, wanted: None
     pidabs._descriptors.take_descriptors = lambda sock, wanted: None
     lock = pidabs.Lock(sys.argv[1]).acquire()
     say("held")

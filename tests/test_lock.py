@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
 import gc
@@ -16,6 +17,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -350,6 +352,47 @@ def test_collected_lock_is_handed_on_although_warnings_are_errors(name: str) -> 
             del lock
         waiter.expect("held")
         assert inode(name) == before is not None
+
+
+def test_thread_with_the_ident_of_the_owner_is_another(name: str) -> None:
+    """Idents come back as soon as a thread has ended; what it took for the process is still held."""
+    lock, seen = pidabs.Lock(name), []
+    first = threading.Thread(target=lock.acquire)
+    first.start()
+    first.join()
+
+    def wait_too() -> None:
+        if threading.get_ident() == first.ident:
+            seen.append("begun")
+            try:
+                pidabs.Lock(name).acquire().release()
+                seen.append("taken")
+            except BaseException as exc:
+                seen.append(repr(exc))
+
+    for _ in range(1000):
+        second = threading.Thread(target=wait_too)
+        second.start()
+        wait_until(lambda second=second: not second.is_alive() or (seen and lock.waiters() == 1))  # type: ignore[misc]
+        if seen:
+            break
+    else:
+        pytest.skip("no ident comes back here")
+    lock.release()
+    second.join()
+    assert seen == ["begun", "taken"]
+
+
+def test_task_that_took_it_is_not_kept_alive(name: str) -> None:
+    lock = pidabs.Lock(name)
+
+    async def main() -> weakref.ref[object]:
+        async with lock:
+            return weakref.ref(asyncio.current_task())  # type: ignore[arg-type]
+
+    task = asyncio.run(main())
+    gc.collect()
+    assert task() is None
 
 
 def test_lock_that_was_never_acquired_is_collected_silently(name: str) -> None:

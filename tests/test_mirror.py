@@ -16,6 +16,7 @@ import pytest
 from support import BECOME_UNPRIVILEGED, DEADLINE, child, flocked, must_block, open_descriptors, wait_until
 
 import pidabs
+from pidabs import _mirror
 
 HOLD_MIRRORED = """
     import pidabs
@@ -553,3 +554,43 @@ def test_lost_lock_that_is_dropped_leaves_no_descriptor(path: Path, noticed: boo
             lock.acquire(timeout=0)
     del lock
     assert before == open_descriptors()
+
+
+def test_child_forked_while_the_file_is_written_does_not_keep_its_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread, or a signal handler: `pgrep -L -F` would take a dead holder's file for a living one's."""
+    flock, codes = _mirror.flock, []
+
+    def forking(fd: int, how: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(any("x.pid" in line for line in open_descriptors()))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        flock(fd, how)
+
+    monkeypatch.setattr(_mirror, "flock", forking)
+    with pidabs.Lock(path, mirror=True):
+        assert codes == [0]
+    assert not path.exists()
+
+
+def test_second_exception_while_a_failed_file_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors(settled=True)
+    is_at = _mirror._is_at
+
+    def keep(mirror: object, *args: object) -> None:
+        raise KeyboardInterrupt("first")
+
+    def interrupted(*args: object) -> bool:
+        monkeypatch.setattr(_mirror, "_is_at", is_at)
+        raise KeyboardInterrupt("second")
+
+    monkeypatch.setattr(_mirror.Mirror, "_keep", keep)
+    monkeypatch.setattr(_mirror, "_is_at", interrupted)
+    lock = pidabs.Lock(path, mirror=True)
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        lock.acquire()
+    assert os.listdir(path.parent) == []
+    assert before == open_descriptors()
+    assert not lock.locked()
