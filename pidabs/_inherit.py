@@ -159,6 +159,7 @@ def is_moving(lock: Movable) -> bool:
 
 def _before() -> None:
     global _fork
+    _mirror.forks += 1
     if _fork.done:
         _fork = _Fork()
     _fork.prepare()

@@ -11,14 +11,18 @@ import os
 import stat
 from _warnings import warn
 
+from ._descriptors import guard
 from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift_file
 
 _MODE = 0o644
+_TRIES = 100  # more forks than one thread can make meanwhile
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | O_CLOEXEC
 
 open_files: dict[int, tuple[int, int]] = {}
 """Descriptors of written mirrors and what they are: a forked child closes its copies, which would keep the flock."""
 _being_written: list[Mirror] = []
+forks = 0
+"""How often this process has begun to fork, or is a child."""
 
 
 class Mirror:
@@ -46,17 +50,7 @@ class Mirror:
         self._begun = self._temporary
         _being_written.append(self)
         try:
-            for more_tries in (2, 1, 0):
-                try:
-                    self._opened.extend(map(os.open, (self._begun,), (_NEW,), (_MODE,)))
-                    break
-                except FileExistsError:
-                    if not more_tries:
-                        raise
-                    _unlink(self._begun)  # a SIGKILL left it behind
-                    if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
-                        self._begun += f"-{os.urandom(4).hex()}"
-            fd = lift_file(self._opened)
+            fd = self._open()
             status = os.fstat(fd)
             if stat.S_IMODE(status.st_mode) != _MODE:  # an umask; others are to read it
                 os.fchmod(fd, _MODE)
@@ -68,6 +62,30 @@ class Mirror:
         except BaseException:
             self._undo()
             raise
+
+    def _open(self) -> int:
+        """The file, in `_opened` and nowhere else: a copy that a child has would have the flock, too."""
+        for _ in range(_TRIES):
+            with guard:  # no fork is under way
+                forked = forks
+            for more_tries in (2, 1, 0):
+                try:
+                    self._opened.extend(map(os.open, (self._begun,), (_NEW,), (_MODE,)))
+                    break
+                except FileExistsError:
+                    if not more_tries:
+                        raise
+                    _unlink(self._begun)  # a SIGKILL left it behind
+                    if more_tries == 1:  # no: it is somebody's who may write there, so take one that he cannot guess
+                        self._begun += f"-{os.urandom(4).hex()}"
+            fd = lift_file(self._opened)
+            with guard:
+                if forked == forks:
+                    return fd
+            # Another thread has forked, perhaps between a system call and the list.
+            self._close_opened()
+            _unlink(self._begun)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def _undo(self) -> None:
         """Undo what `write` has begun.  Can be interrupted and done again."""

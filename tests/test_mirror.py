@@ -575,6 +575,41 @@ def test_child_forked_while_the_file_is_written_does_not_keep_its_lock(
     assert not path.exists()
 
 
+def test_child_forked_as_the_file_is_opened_does_not_keep_its_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. The file is opened; the interpreter is another thread's.  2. That forks.  3. The number is on record."""
+    lift_file = _mirror.lift_file
+    readable, writable = os.pipe()
+    children: list[int] = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.close(writable)
+            os.read(readable, 1)
+            os._exit(0)
+        children.append(pid)
+
+    def forked_before(opened: list[int]) -> int:
+        monkeypatch.setattr(_mirror, "lift_file", lift_file)
+        number = opened.pop()
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        opened.append(number)
+        return lift_file(opened)
+
+    monkeypatch.setattr(_mirror, "lift_file", forked_before)
+    lock = pidabs.Lock(path, mirror=True).acquire()
+    assert flocked(path)
+    os.close(lock._mirror.fd)  # type: ignore[union-attr]
+    assert not flocked(path)
+    os.close(writable)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0]
+    os.close(readable)
+    lock.release()
+    assert os.listdir(path.parent) == []
+
+
 def test_second_exception_while_a_failed_file_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors(settled=True)
     is_at = _mirror._is_at
