@@ -75,10 +75,12 @@ class OldLock:
     def close(self) -> None:
         """Close our copy.  Locks of other copies stay as they are."""
         with guard:
-            for fd in self._fds:
-                if self._identity is None or _identity_of(fd) == self._identity:
-                    os.close(fd)
-            self._fds.clear()
+            while self._fds:
+                if self._identity is None or _identity_of(self._fds[0]) == self._identity:
+                    # One call into C: interrupted, and done again, it would close what has the number by then.
+                    any(map(os.close, map(self._fds.pop, (0,))))
+                else:
+                    self._fds.pop(0)
             self._identity = None
         self.taken = False
 
