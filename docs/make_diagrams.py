@@ -141,7 +141,7 @@ SEQUENCES = {
         "A",
         (
             Step("A", "its child", "fork: a copy of the listener"),
-            Step("its child", "its child", "closes its copy", "_inherit._close_inherited"),
+            Step("its child", "its child", "closes its copy", "_descriptors.close_inherited"),
             Step("its child", "A", "'1': go on", "_inherit.in_child"),
             Step("A", "a child inside across_fork()", "fork", "_inherit.prepare"),
             Step(

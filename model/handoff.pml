@@ -555,7 +555,7 @@ inline fork() { /* fork(): all is there twice.  The parent need not wait: subpro
   }
 }
 
-active proctype Kid() { /* _inherit._close_inherited: close(); or killed before it; or exec() */
+active proctype Kid() { /* _descriptors.close_inherited: close(); or killed before it; or exec() */
 end:
   do
 #ifndef BREAK_FORK_KEEPS
