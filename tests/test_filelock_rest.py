@@ -6,6 +6,7 @@ Original and ours side by side wherever they are to behave the same.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -23,6 +24,7 @@ import filelock as stock
 import pidabs.compat.filelock as ours
 import pytest
 from pidabs.compat.filelock import _core
+from pidabs.compat.filelock._hold import QuietLock
 from support import DEADLINE, child, must_block, switches, wait_until
 from test_filelock import MODERN, OURS, awaited, drive, either, either_async, in_thread, modern, until_waiting
 
@@ -510,6 +512,65 @@ def test_awaited_lock_that_is_lost_is_released_silently(path: str, log: Callable
             assert lock.is_locked
 
     drive(main())
+
+
+# The recursion limit -------------------------------------------------------------------------------------------------
+
+
+def below_the_limit(margin: int, function: Callable[[], object]) -> bool:
+    """Call it so many frames below the limit: whether that was enough."""
+    depth, frame = 0, sys._getframe()
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+
+    def call(frames: int) -> None:
+        if frames:
+            call(frames - 1)
+        else:
+            function()
+
+    try:
+        call(sys.getrecursionlimit() - depth - margin - 1)
+    except RecursionError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # at one depth pidabs.Lock leaves that to the collector
+@modern
+@pytest.mark.parametrize("options", [{}, {"thread_local": False}, {"interop": True}], ids=str)
+def test_release_that_fails_at_the_recursion_limit(cls: Any, options: dict[str, Any], path: str) -> None:
+    """Then the lock is held still, and can be released, or it is free: `is_locked` says which."""
+    if cls is not OURS and "interop" in options:
+        pytest.skip("ours alone")
+    cls(path, **options).acquire().lock.release()  # whatever is imported late is there now
+    failed = 0
+    for margin in range(1, 60):
+        lock = cls(path, **options)
+        lock.acquire()
+        if below_the_limit(margin, lock.release):
+            assert not lock.is_locked
+            break
+        failed += 1
+        if lock.is_locked:
+            with pytest.raises(stock.Timeout):
+                cls(path, **options).acquire(blocking=False)
+            lock.release()
+        gc.collect()  # see above
+        cls(path, **options).acquire(blocking=False).lock.release()
+        assert (lock.is_locked, lock.lock_counter) == (False, 0)
+        lock.acquire(blocking=False)
+        lock.release()
+    assert 0 < failed < 58
+
+
+def test_lock_that_was_never_made_is_collected_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with pytest.raises(TypeError):
+        QuietLock()  # type: ignore[call-arg]  # or, with the right ones, at the recursion limit
+    gc.collect()
+    assert complaints == []
 
 
 # Signal handlers ------------------------------------------------------------------------------------------------------
