@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ import pidabs.compat.filelock as ours
 import pytest
 from pidabs.compat.filelock import _core
 from pidabs.compat.filelock._hold import QuietLock
-from support import DEADLINE, child, must_block, switches, wait_until
+from support import DEADLINE, child, must_block, raised, switches, wait_until
 from test_filelock import MODERN, OURS, awaited, drive, either, either_async, in_thread, modern, until_waiting
 
 import pidabs
@@ -37,6 +38,14 @@ needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="exception 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "some.lock")
+
+
+class Struck(BaseException):
+    """What a signal handler, or a hook, raises."""
+
+
+def strike(*_: object) -> None:
+    raise Struck
 
 
 # Logs -------------------------------------------------------------------------------------------------------------
@@ -76,6 +85,70 @@ def test_what_is_logged(cls: Any, path: str, log: Callable[[], list[str]]) -> No
     assert log()[:3] == CANCELLED
     lock.release()
     assert log() == RELEASED
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.msg for record in caplog.records]
+    caplog.clear()
+    return lines
+
+
+AGAIN = "Lock %s acquired on %s"
+ATTEMPT, LAST = "Attempting to acquire lock %s on %s", ["Attempting to release lock %s on %s", "Lock %s released on %s"]
+
+
+@either
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_what_is_logged_of_a_nested_acquire(
+    cls: Any, thread_local: bool, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every line, in order: each acquire says that it has the lock, and of the releases only the last."""
+    caplog.set_level(logging.DEBUG, "filelock")
+    lock = cls(path, thread_local=thread_local)
+    with lock:
+        with lock, lock.acquire():
+            lock.acquire(blocking=False)
+            lock.release()
+        assert logged(caplog) == [ATTEMPT, AGAIN, AGAIN, AGAIN, AGAIN]
+    assert logged(caplog) == LAST
+    lock.release()
+    lock.acquire()
+    lock.acquire(0)
+    lock.release(force=True)
+    assert logged(caplog) == [ATTEMPT, AGAIN, AGAIN, *LAST]
+
+
+@modern
+def test_what_is_logged_around_the_hook(cls: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is acquired when the hook has returned."""
+    caplog.set_level(logging.DEBUG, "filelock")
+    with cls(path, on_acquired=lambda fd: logging.getLogger("filelock").debug("hook")):
+        assert logged(caplog) == [ATTEMPT, "hook", AGAIN]
+    caplog.clear()
+    with pytest.raises(Struck):
+        cls(path, on_acquired=strike).acquire()
+    assert logged(caplog) == [ATTEMPT]
+
+
+@modern
+def test_what_is_logged_when_force_releases_what_a_thread_left(
+    cls: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "filelock")
+    lock = cls(path)
+    in_thread(lock.acquire)
+    lock.release(force=True)
+    assert logged(caplog) == [ATTEMPT, AGAIN, *LAST]
+
+
+@modern
+def test_what_is_logged_of_a_cancelled_acquire(cls: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with cls(path):
+        caplog.set_level(logging.DEBUG, "filelock")
+        for timeout in (-1, DEADLINE):
+            acquire = partial(cls(path).acquire, timeout, cancel_check=lambda: True)
+            assert in_thread(partial(raised, acquire))[0] is stock.Timeout
+            assert logged(caplog) == [ATTEMPT, "Cancellation requested for lock %s on %s"]
 
 
 LOGGED_WAIT = """
@@ -574,10 +647,6 @@ def test_lock_that_was_never_made_is_collected_silently(monkeypatch: pytest.Monk
 
 
 # Signal handlers ------------------------------------------------------------------------------------------------------
-
-
-class Struck(BaseException):
-    """What a signal handler raises."""
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
