@@ -646,6 +646,57 @@ def test_lock_that_was_never_made_is_collected_silently(monkeypatch: pytest.Monk
     assert complaints == []
 
 
+# Subclasses -----------------------------------------------------------------------------------------------------------
+
+
+@either
+def test_leaving_the_proxy_calls_release_and_not_the_exit_of_a_subclass(cls: Any, path: str) -> None:
+    class Sub(cls):  # type: ignore[misc]
+        def __exit__(self, *exc: object) -> None:
+            called.append("exit")
+            super().__exit__(*exc)
+
+        def release(self, force: bool = False) -> None:
+            called.append("release")
+            super().release(force)
+
+    called: list[str] = []
+    lock = Sub(path)
+    with lock:
+        pass
+    assert called == ["exit", "release"]
+    called.clear()
+    with lock.acquire():
+        pass
+    assert called == ["release"]
+
+
+@either_async
+def test_leaving_the_awaited_proxy_calls_release_and_not_the_exit_of_a_subclass(cls: str, path: str) -> None:
+    class Sub(awaited(cls)):  # type: ignore[misc]
+        async def __aexit__(self, *exc: object) -> None:
+            called.append("exit")
+            await super().__aexit__(*exc)
+
+        async def release(self, force: bool = False) -> None:
+            called.append("release")
+            await super().release(force)
+
+    called: list[str] = []
+
+    async def main() -> None:
+        lock = Sub(path)
+        async with lock:
+            pass
+        assert called == ["exit", "release"]
+        called.clear()
+        async with await lock.acquire():
+            pass
+        assert called == ["release"]
+
+    drive(main())
+
+
 # Signal handlers ------------------------------------------------------------------------------------------------------
 
 

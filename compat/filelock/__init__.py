@@ -234,7 +234,7 @@ class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.lock.__exit__(kind, exc, trace)
+        UnixFileLock.__exit__(self.lock, kind, exc, trace)  # not a subclass's, as in filelock
 
 
 FileLock: TypeAlias = UnixFileLock

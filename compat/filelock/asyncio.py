@@ -271,7 +271,7 @@ class _AsyncProxy(AsyncAcquireReturnProxy):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.lock.__aexit__(kind, exc, trace)
+        await AsyncUnixFileLock.__aexit__(self.lock, kind, exc, trace)  # type: ignore[arg-type]  # not a subclass's
 
 
 AsyncFileLock: TypeAlias = AsyncUnixFileLock
