@@ -697,6 +697,21 @@ def test_leaving_the_awaited_proxy_calls_release_and_not_the_exit_of_a_subclass(
     drive(main())
 
 
+@either
+def test_subclass_with_a_finalizer(cls: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sub(cls):  # type: ignore[misc]
+        def __del__(self) -> None:
+            super().__del__()
+            finalized.append(True)
+
+    finalized: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", finalized.append)
+    Sub(path).acquire()
+    gc.collect()
+    assert finalized == [True]
+    cls(path).acquire(blocking=False).lock.release()
+
+
 # Signal handlers ------------------------------------------------------------------------------------------------------
 
 

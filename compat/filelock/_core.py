@@ -198,6 +198,9 @@ class Core(_Shown):
                 second.__context__ = None
             raise group(message, (first, second)) from None
 
+    def __del__(self, *args: Any, **kwargs: Any) -> None:
+        """For a subclass's to call, as filelock has one.  The lock within is collected with us, and released so."""
+
     @property
     def is_locked(self) -> bool:
         """Whether this object holds the lock; if it is thread-local, whether this thread does through it."""
