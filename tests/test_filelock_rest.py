@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import itertools
 import logging
 import os
@@ -710,6 +711,17 @@ def test_subclass_with_a_finalizer(cls: Any, path: str, monkeypatch: pytest.Monk
     gc.collect()
     assert finalized == [True]
     cls(path).acquire(blocking=False).lock.release()
+
+
+@pytest.mark.parametrize("name", ["FileLock", "UnixFileLock", "AsyncFileLock", "AsyncUnixFileLock"])
+def test_the_signature_is_filelocks(name: str) -> None:
+    if not hasattr(stock, name):
+        pytest.skip("this filelock has nothing asynchronous")
+    theirs, our = getattr(stock, name), getattr(ours, name)
+    assert inspect.signature(our) == inspect.signature(theirs)
+    if MODERN:  # filelock 3.13 shows what a subclass takes
+        theirs, our = (type("Sub", (cls,), {"__init__": lambda self, path: None}) for cls in (theirs, our))
+        assert inspect.signature(our) == inspect.signature(theirs)
 
 
 # Signal handlers ------------------------------------------------------------------------------------------------------
