@@ -6,6 +6,8 @@ Original and ours side by side wherever they are to behave the same.
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import itertools
 import logging
 import os
@@ -15,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +26,8 @@ import filelock as stock
 import pidabs.compat.filelock as ours
 import pytest
 from pidabs.compat.filelock import _core
-from support import DEADLINE, child, must_block, switches, wait_until
+from pidabs.compat.filelock._hold import QuietLock
+from support import DEADLINE, child, must_block, raised, switches, wait_until
 from test_filelock import MODERN, OURS, awaited, drive, either, either_async, in_thread, modern, until_waiting
 
 import pidabs
@@ -35,6 +39,14 @@ needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="exception 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "some.lock")
+
+
+class Struck(BaseException):
+    """What a signal handler, or a hook, raises."""
+
+
+def strike(*_: object) -> None:
+    raise Struck
 
 
 # Logs -------------------------------------------------------------------------------------------------------------
@@ -74,6 +86,70 @@ def test_what_is_logged(cls: Any, path: str, log: Callable[[], list[str]]) -> No
     assert log()[:3] == CANCELLED
     lock.release()
     assert log() == RELEASED
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.msg for record in caplog.records]
+    caplog.clear()
+    return lines
+
+
+AGAIN = "Lock %s acquired on %s"
+ATTEMPT, LAST = "Attempting to acquire lock %s on %s", ["Attempting to release lock %s on %s", "Lock %s released on %s"]
+
+
+@either
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_what_is_logged_of_a_nested_acquire(
+    cls: Any, thread_local: bool, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every line, in order: each acquire says that it has the lock, and of the releases only the last."""
+    caplog.set_level(logging.DEBUG, "filelock")
+    lock = cls(path, thread_local=thread_local)
+    with lock:
+        with lock, lock.acquire():
+            lock.acquire(blocking=False)
+            lock.release()
+        assert logged(caplog) == [ATTEMPT, AGAIN, AGAIN, AGAIN, AGAIN]
+    assert logged(caplog) == LAST
+    lock.release()
+    lock.acquire()
+    lock.acquire(0)
+    lock.release(force=True)
+    assert logged(caplog) == [ATTEMPT, AGAIN, AGAIN, *LAST]
+
+
+@modern
+def test_what_is_logged_around_the_hook(cls: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is acquired when the hook has returned."""
+    caplog.set_level(logging.DEBUG, "filelock")
+    with cls(path, on_acquired=lambda fd: logging.getLogger("filelock").debug("hook")):
+        assert logged(caplog) == [ATTEMPT, "hook", AGAIN]
+    caplog.clear()
+    with pytest.raises(Struck):
+        cls(path, on_acquired=strike).acquire()
+    assert logged(caplog) == [ATTEMPT]
+
+
+@modern
+def test_what_is_logged_when_force_releases_what_a_thread_left(
+    cls: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "filelock")
+    lock = cls(path)
+    in_thread(lock.acquire)
+    lock.release(force=True)
+    assert logged(caplog) == [ATTEMPT, AGAIN, *LAST]
+
+
+@modern
+def test_what_is_logged_of_a_cancelled_acquire(cls: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with cls(path):
+        caplog.set_level(logging.DEBUG, "filelock")
+        for timeout in (-1, DEADLINE):
+            acquire = partial(cls(path).acquire, timeout, cancel_check=lambda: True)
+            assert in_thread(partial(raised, acquire))[0] is stock.Timeout
+            assert logged(caplog) == [ATTEMPT, "Cancellation requested for lock %s on %s"]
 
 
 LOGGED_WAIT = """
@@ -512,11 +588,143 @@ def test_awaited_lock_that_is_lost_is_released_silently(path: str, log: Callable
     drive(main())
 
 
+# The recursion limit -------------------------------------------------------------------------------------------------
+
+
+def below_the_limit(margin: int, function: Callable[[], object]) -> bool:
+    """Call it so many frames below the limit: whether that was enough."""
+    depth, frame = 0, sys._getframe()
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+
+    def call(frames: int) -> None:
+        if frames:
+            call(frames - 1)
+        else:
+            function()
+
+    try:
+        call(sys.getrecursionlimit() - depth - margin - 1)
+    except RecursionError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # at one depth pidabs.Lock leaves that to the collector
+@modern
+@pytest.mark.parametrize("options", [{}, {"thread_local": False}, {"interop": True}], ids=str)
+def test_release_that_fails_at_the_recursion_limit(cls: Any, options: dict[str, Any], path: str) -> None:
+    """Then the lock is held still, and can be released, or it is free: `is_locked` says which."""
+    if cls is not OURS and "interop" in options:
+        pytest.skip("ours alone")
+    cls(path, **options).acquire().lock.release()  # whatever is imported late is there now
+    failed = 0
+    for margin in range(1, 60):
+        lock = cls(path, **options)
+        lock.acquire()
+        if below_the_limit(margin, lock.release):
+            assert not lock.is_locked
+            break
+        failed += 1
+        if lock.is_locked:
+            with pytest.raises(stock.Timeout):
+                cls(path, **options).acquire(blocking=False)
+            lock.release()
+        gc.collect()  # see above
+        cls(path, **options).acquire(blocking=False).lock.release()
+        assert (lock.is_locked, lock.lock_counter) == (False, 0)
+        lock.acquire(blocking=False)
+        lock.release()
+    assert 0 < failed < 58
+
+
+def test_lock_that_was_never_made_is_collected_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with pytest.raises(TypeError):
+        QuietLock()  # type: ignore[call-arg]  # or, with the right ones, at the recursion limit
+    gc.collect()
+    assert complaints == []
+
+
+# Subclasses -----------------------------------------------------------------------------------------------------------
+
+
+@either
+def test_leaving_the_proxy_calls_release_and_not_the_exit_of_a_subclass(cls: Any, path: str) -> None:
+    class Sub(cls):  # type: ignore[misc]
+        def __exit__(self, *exc: object) -> None:
+            called.append("exit")
+            super().__exit__(*exc)
+
+        def release(self, force: bool = False) -> None:
+            called.append("release")
+            super().release(force)
+
+    called: list[str] = []
+    lock = Sub(path)
+    with lock:
+        pass
+    assert called == ["exit", "release"]
+    called.clear()
+    with lock.acquire():
+        pass
+    assert called == ["release"]
+
+
+@either_async
+def test_leaving_the_awaited_proxy_calls_release_and_not_the_exit_of_a_subclass(cls: str, path: str) -> None:
+    class Sub(awaited(cls)):  # type: ignore[misc]
+        async def __aexit__(self, *exc: object) -> None:
+            called.append("exit")
+            await super().__aexit__(*exc)
+
+        async def release(self, force: bool = False) -> None:
+            called.append("release")
+            await super().release(force)
+
+    called: list[str] = []
+
+    async def main() -> None:
+        lock = Sub(path)
+        async with lock:
+            pass
+        assert called == ["exit", "release"]
+        called.clear()
+        async with await lock.acquire():
+            pass
+        assert called == ["release"]
+
+    drive(main())
+
+
+@either
+def test_subclass_with_a_finalizer(cls: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sub(cls):  # type: ignore[misc]
+        def __del__(self) -> None:
+            super().__del__()
+            finalized.append(True)
+
+    finalized: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", finalized.append)
+    Sub(path).acquire()
+    gc.collect()
+    assert finalized == [True]
+    cls(path).acquire(blocking=False).lock.release()
+
+
+@pytest.mark.parametrize("name", ["FileLock", "UnixFileLock", "AsyncFileLock", "AsyncUnixFileLock"])
+def test_the_signature_is_filelocks(name: str) -> None:
+    if not hasattr(stock, name):
+        pytest.skip("this filelock has nothing asynchronous")
+    theirs, our = getattr(stock, name), getattr(ours, name)
+    assert inspect.signature(our) == inspect.signature(theirs)
+    if MODERN:  # filelock 3.13 shows what a subclass takes
+        theirs, our = (type("Sub", (cls,), {"__init__": lambda self, path: None}) for cls in (theirs, our))
+        assert inspect.signature(our) == inspect.signature(theirs)
+
+
 # Signal handlers ------------------------------------------------------------------------------------------------------
-
-
-class Struck(BaseException):
-    """What a signal handler raises."""
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -23,6 +23,7 @@ import pytest
 from daemon.pidfile import TimeoutPIDLockFile as StockTimeoutPIDLockFile
 from lockfile.pidlockfile import PIDLockFile as StockPIDLockFile
 from pidabs.compat.daemon.pidfile import TimeoutPIDLockFile
+from pidabs.compat.lockfile import _shared
 from pidabs.compat.lockfile.pidlockfile import PIDLockFile
 from support import (
     BECOME_UNPRIVILEGED,
@@ -554,6 +555,18 @@ def test_lost_lock(cls: Any, path: Path) -> None:
     assert "behind our back" in args[0]
     with lock:
         assert lock.i_am_locking()
+
+
+@ours
+def test_what_was_lost_is_forgotten(cls: Any, path: Path) -> None:
+    """Some daemon loses its lock each time that it detaches, and takes it again."""
+    lock = cls(str(path))
+    for _ in range(3):
+        lock.acquire()
+        os.close(lock.fileno())
+    lock.acquire()
+    assert sum(hold.lock.name == lock.lock_file for hold in _shared._held) == 1
+    lock.release()
 
 
 @pytest.mark.parametrize("holder", OURS, ids=spec)

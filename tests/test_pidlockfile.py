@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import inspect
+import itertools
 import os
 import pickle
 import signal
@@ -14,12 +15,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lockfile
 import pytest
 from daemon.pidfile import TimeoutPIDLockFile as StockTimeoutPIDLockFile
+from injection import call_traced
 from lockfile import pidlockfile as stock_module
 from lockfile.pidlockfile import PIDLockFile as StockPIDLockFile
 from pidabs.compat.daemon import pidfile as our_daemon_module
@@ -569,11 +573,11 @@ def test_a_signal_handler_that_strikes_as_the_lock_is_taken(
 ) -> None:
     """Between the lock's acquire and the note that it is held, or right after that: nobody would know of it."""
 
-    class Noting(dict[bytes, Any]):
-        def __setitem__(self, address: bytes, hold: Any) -> None:
+    class Noting(dict[Any, None]):
+        def __setitem__(self, hold: Any, _: None) -> None:
             assert hold.lock.held
             if when == "after":
-                super().__setitem__(address, hold)
+                super().__setitem__(hold, None)
             raise error
 
     noted = Noting()
@@ -587,6 +591,37 @@ def test_a_signal_handler_that_strikes_as_the_lock_is_taken(
     assert not path.exists()
     lock.acquire()
     lock.release()
+
+
+@ours
+@pytest.mark.parametrize("same", [False, True], ids=["another object", "the same object"])
+def test_who_is_granted_it_in_the_midst_of_a_release_holds_it(cls: Any, path: Path, same: bool) -> None:
+    """After each step of the release in turn somebody tries to take the lock, as another thread would."""
+    one = cls(str(path))
+    two = one if same else cls(str(path))
+    taken = 0
+    for nth in range(1000):
+        steps = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: object, nth: int = nth, steps: Iterator[int] = steps) -> Any:
+            if frame.f_code.co_name != "release" or frame.f_code.co_filename != _shared.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(steps) == nth:
+                with suppress(lockfile.AlreadyLocked):
+                    two.acquire()
+            return trace
+
+        one.acquire()
+        call_traced(trace, one.release, opcodes=True)
+        if two.is_locked():
+            taken += 1
+            assert two.i_am_locking()
+            cls(str(path)).release()
+        assert not _shared._held
+        if next(steps) <= nth:
+            break
+    assert 3 < taken < 500
 
 
 @ours

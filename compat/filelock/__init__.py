@@ -129,6 +129,8 @@ class UnixFileLock(_Base):
         try:
             if before:
                 hold.count += 1
+                if hold.logs:
+                    self._log("Lock %s acquired on %s")
             else:
                 self._take(hold, seconds, interval, cancel_check)
             return _Proxy(self)
@@ -140,23 +142,23 @@ class UnixFileLock(_Base):
     def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
         if hold.logs:
-            cancel_check, interval = self._noting(cancel_check, interval)
+            cancel_check, interval = self._noting(hold, cancel_check, interval)
         try:
             if cancel_check is None:
                 lock.acquire(seconds)
             else:
                 lock.acquire(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
-            raise self._too_late(seconds) from exc
+            raise self._too_late(hold, seconds) from exc
         except AlreadyHeld:
             raise self._would_deadlock() from None
         finally:
             hold.busy = ""
         hold.count = 1
-        if hold.logs:
-            self._log("Lock %s acquired on %s")
         if self._hook is not None:
             self._hook(lock.fileno())  # which may take it once more
+        if hold.logs:
+            self._log("Lock %s acquired on %s")
 
     def _pass(
         self, gate: Any, inside: list[bool], seconds: float | None, interval: float, cancel_check: CancelCheck | None
@@ -206,8 +208,10 @@ class UnixFileLock(_Base):
             for left in list(self._holds):
                 if left.thread is not None and not left.thread.is_alive():
                     with _forcing:
-                        if left.count:
+                        if self._counts_down(left, True):
                             left.let_go()
+                            if left.logs:
+                                self._log("Lock %s released on %s")
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -230,7 +234,7 @@ class _Proxy(AcquireReturnProxy):  # type: ignore[type-arg]
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.lock.__exit__(kind, exc, trace)
+        UnixFileLock.__exit__(self.lock, kind, exc, trace)  # not a subclass's, as in filelock
 
 
 FileLock: TypeAlias = UnixFileLock

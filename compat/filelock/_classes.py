@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from abc import ABCMeta
 from contextlib import ContextDecorator
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from os import getpid
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,11 @@ class _Meta(ABCMeta):
 
     _original: Any
     _later: dict[str, Any]
+
+    @property
+    def __signature__(cls) -> Signature:
+        """That of the installed filelock, whose metaclass hides what a subclass takes, too."""
+        return signature(cls._original)
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
         super().__init__(name, bases, namespace, **options)

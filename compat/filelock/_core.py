@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from warnings import catch_warnings, simplefilter, warn
 
 import filelock
-from filelock import Timeout
 
 from ._hold import Hold, PerThread, QuietLock, checked
 
@@ -122,8 +121,7 @@ class Core(_Shown):
             reason = "was inherited across fork; construct a new instance"
             raise RuntimeError(f"{type(self).__name__} on {self._file} {reason}")
         self._start_afresh(self.timeout, self.blocking, self.poll_interval)
-        hold: Hold = self._mine.hold
-        return hold
+        return self._mine.hold  # type: ignore[no-any-return]
 
     def _begin(self, hold: Hold) -> Lock:
         """The lock to wait for, by the name that its path has now.  As filelock does, makes the directory."""
@@ -167,7 +165,7 @@ class Core(_Shown):
     def _log(self, message: str) -> None:
         _LOGGER.debug(message, id(self), self._file)
 
-    def _noting(self, cancel_check: CancelCheck | None, interval: float) -> tuple[CancelCheck, float]:
+    def _noting(self, hold: Hold, cancel_check: CancelCheck | None, interval: float) -> tuple[CancelCheck, float]:
         """The check, which is asked before each wait, logging so, and its interval.
 
         What is only logged wakes nobody: virtualenv has the root logger at NOTSET, whatever it shows.
@@ -176,16 +174,17 @@ class Core(_Shown):
 
         def check() -> bool:
             cancelled = cancel_check is not None and cancel_check()
-            self._log(
-                "Cancellation requested for lock %s on %s" if cancelled else "Lock %s not acquired on %s, waiting"
-            )
+            hold.logs = not cancelled  # that is the last word then
+            line = "Cancellation requested for lock %s on %s" if cancelled else "Lock %s not acquired on %s, waiting"
+            self._log(line)
             return cancelled
 
         return check, interval if cancel_check is not None else math.inf
 
-    def _too_late(self, seconds: float | None) -> Timeout:
-        self._log(f"{'Timeout on acquiring' if seconds else 'Failed to immediately acquire'} lock %s on %s")
-        return Timeout(self._file)
+    def _too_late(self, hold: Hold, seconds: float | None) -> filelock.Timeout:
+        if hold.logs:
+            self._log(f"{'Timeout on acquiring' if seconds else 'Failed to immediately acquire'} lock %s on %s")
+        return filelock.Timeout(self._file)
 
     def _would_deadlock(self) -> RuntimeError:
         remedy = "Use is_singleton=True to enable reentrant locking across instances."
@@ -198,6 +197,9 @@ class Core(_Shown):
             if second.__context__ is first or _alike(second, second.__context__):
                 second.__context__ = None
             raise group(message, (first, second)) from None
+
+    def __del__(self, *args: Any, **kwargs: Any) -> None:
+        """For a subclass's to call, as filelock has one.  The lock within is collected with us, and released so."""
 
     @property
     def is_locked(self) -> bool:

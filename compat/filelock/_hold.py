@@ -87,6 +87,7 @@ class Hold:
         return self.count > 0 and self.lock is not None and self.lock.held
 
     def let_go(self) -> None:
+        """If that fails, as at the recursion limit it may even before the lock begins, `held` tells what came of it."""
         self.busy = "release"
         try:
             if self.lock is not None:
@@ -98,8 +99,8 @@ class Hold:
                 self.lock.release()
             raise
         finally:
-            self.count = 0
             self.busy = ""
+        self.count = 0
 
     def undo(self, before: int) -> None:
         """After an exception anywhere in acquire: give back what it took, unless we are a signal handler on top."""
@@ -124,6 +125,6 @@ class QuietLock(Lock):
     __slots__ = ()
 
     def __del__(self) -> None:
-        if self.held:
+        if hasattr(self, "name") and self.held:  # else it was never made
             self.release()
         super().__del__()

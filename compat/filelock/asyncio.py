@@ -150,20 +150,20 @@ class AsyncUnixFileLock(_AsyncBase):
     async def _take(self, hold: Hold, seconds: float | None, interval: float, cancel_check: CancelCheck | None) -> None:
         lock = self._begin(hold)
         if hold.logs:
-            cancel_check, interval = self._noting(cancel_check, interval)
+            cancel_check, interval = self._noting(hold, cancel_check, interval)
         try:
             await lock.acquire_async(seconds, cancel_check=cancel_check, poll_interval=interval)
         except _NotInTime as exc:
-            raise self._too_late(seconds) from exc
+            raise self._too_late(hold, seconds) from exc
         except AlreadyHeld:
             raise self._would_deadlock() from None
         finally:
             hold.busy = ""
         hold.count = 1
-        if hold.logs:
-            self._log("Lock %s acquired on %s")
         if self._hook is not None:
             await self._call(self._hook, lock.fileno())
+        if hold.logs:
+            self._log("Lock %s acquired on %s")
 
     async def _call(self, hook: Callable[[int], None], fd: int) -> None:
         if not self.run_in_executor:
@@ -271,7 +271,7 @@ class _AsyncProxy(AsyncAcquireReturnProxy):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.lock.__aexit__(kind, exc, trace)
+        await AsyncUnixFileLock.__aexit__(self.lock, kind, exc, trace)  # type: ignore[arg-type]  # not a subclass's
 
 
 AsyncFileLock: TypeAlias = AsyncUnixFileLock

@@ -11,20 +11,34 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lockfile import AlreadyLocked, LockFailed, LockTimeout, NotLocked, NotMyLock
 
 from pidabs import AlreadyHeld, Lock, LockError, NotHeld, Timeout
 
 
-class _Hold(NamedTuple):
-    lock: Lock
-    identity: object
+class _Hold:
+    """One time that a lock was taken, and by whom."""
+
+    __slots__ = ("identity", "lock")
+
+    def __init__(self, lock: Lock, identity: object) -> None:
+        self.lock = lock
+        self.identity = identity
 
 
-_held: dict[bytes, _Hold] = {}
-"""What this process holds, by address.  After a fork the locks say themselves that they are not held."""
+_held: dict[_Hold, None] = {}
+"""What this process holds.  After a fork the locks say themselves that they are not held.
+
+By hold, and not by address: 1. A thread lets go.  2. Another is granted the lock, maybe through the same object, and
+notes it.  3. The first strikes out its own note; looking first whose note it is, it could strike out the other's.
+"""
+
+
+def _hold_of(address: bytes) -> _Hold | None:
+    """The last that was noted; it may have ended."""
+    return next((hold for hold in reversed(list(_held)) if hold.lock.address == address), None)
 
 
 if TYPE_CHECKING:
@@ -91,15 +105,18 @@ class Shared(LockBase):
 
     def i_am_locking(self) -> bool:
         """Whether it is held by us: by this process, and, if the lock is threaded, this thread."""
-        hold = _held.get(self._lock.address)
+        hold = _hold_of(self._lock.address)
         return hold is not None and hold.identity == self._identity and hold.lock.held
 
     def _take(self, wait: float | None) -> None:
         """Acquire: None waits for ever, 0 tries once."""
         lock = self._make_lock(self._lock.name) if self._lock.held else self._lock
+        earlier = _hold_of(lock.address)
         try:
             lock.acquire(timeout=wait)
-            self._lock, _held[lock.address] = lock, _Hold(lock, self._identity)
+            self._lock, _held[_Hold(lock, self._identity)] = lock, None
+            if earlier is not None:
+                _held.pop(earlier, None)  # it had ended when this one began: lost, or left behind by a fork
         except Timeout as exc:
             if wait:
                 raise LockTimeout(
@@ -119,24 +136,26 @@ class Shared(LockBase):
 
     def release(self) -> None:
         """Let go of the lock.  Raises NotLocked, or NotMyLock if somebody else holds it."""
-        hold = _held.get(self._lock.address)
+        hold = _hold_of(self._lock.address)
         if hold is not None and hold.identity != self._identity and hold.lock.held:
             raise NotMyLock(f"{self.path} is locked, but not by me")
         lock = hold.lock if hold else self._lock
+        free = False
         try:
             lock.release()
+            free = True
         except NotHeld as exc:
             lost = f" ({exc})" if hold else ""
             if self.is_locked():
                 raise NotMyLock(f"{self.path} is locked, but not by me{lost}") from exc
             raise NotLocked(f"{self.path} is not locked{lost}") from exc
         finally:  # not sooner: a signal handler may raise before the lock has begun to be let go
-            if not lock.held and _held.get(lock.address) is hold:
-                _held.pop(lock.address, None)
+            if hold is not None and (free or not lock.held):
+                _held.pop(hold, None)
 
     def break_lock(self) -> None:
         """Release what this process holds; remove what a dead one left; warn, and leave a live process its lock."""
-        hold = _held.get(self._lock.address)
+        hold = _hold_of(self._lock.address)
         if hold is not None and hold.lock.held:
             _give_back(hold.lock)
         elif self.is_locked():
@@ -151,7 +170,7 @@ class Shared(LockBase):
 
     def fileno(self) -> int:
         """The descriptor to keep open: DaemonContext(files_preserve=[lock]).  Raises NotLocked."""
-        hold = _held.get(self._lock.address)
+        hold = _hold_of(self._lock.address)
         try:
             return (hold.lock if hold else self._lock).fileno()
         except NotHeld as exc:
@@ -168,7 +187,7 @@ class Shared(LockBase):
         Each fork in here moves the lock to the child, until a context manager enters the pidfile and finds it taken:
         from there on the daemon is where it belongs, and a worker that it forks does not get the lock.
         """
-        hold = _held.get(self._lock.address)
+        hold = _hold_of(self._lock.address)
         with ExitStack() as detaching:
             detaching.enter_context((hold.lock if hold else self._lock).across_fork())
             self._detaching = detaching
@@ -230,9 +249,9 @@ class NamedByLockFile(Shared):
 def _give_back(lock: Lock) -> None:
     if lock.held:
         lock.release()
-    hold = _held.get(lock.address)
-    if hold is not None and hold.lock is lock:
-        _held.pop(lock.address, None)
+    for hold in list(_held):
+        if hold.lock is lock:
+            _held.pop(hold, None)
 
 
 class _Reason(str):
