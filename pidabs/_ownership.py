@@ -197,8 +197,11 @@ class Ownership:
                 break
             except BaseException as exc:
                 second = exc
-        if second is not None:
-            raise second
+        try:
+            if second is not None:
+                raise second
+        finally:
+            second = None  # else it and this frame keep each other alive, and what is left open with them
 
     def _drop_dead(self) -> None:
         """Drop the dead entries at the head of our queue.
