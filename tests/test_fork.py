@@ -772,3 +772,24 @@ def test_subprocess_that_has_not_come_to_its_exec_does_not_fail_the_next_try(
     os.waitpid(pid, 0)
     os.close(readable)
     os.close(writable)
+
+
+def test_single_try_looks_again_once_and_only_after_its_own_release(name: str) -> None:
+    def looks(address: bytes) -> bool:
+        sock = _descriptors.open_socket()
+        steps = _queue.bind_after_exec(sock, address)
+        try:
+            return next(steps, None) is not None
+        finally:
+            steps.close()
+            _descriptors.close(sock)
+
+    lock, taken = pidabs.Lock(name), pidabs.Lock(name).address
+    lock.acquire().release()
+    with pidabs.Lock(name + "-other") as other:
+        assert not looks(other.address)
+        assert not looks(taken)  # whoever tries next may not be who needs it, so only the first does
+    lock.acquire().release()
+    with pidabs.Lock(name):
+        assert looks(taken)
+        assert not looks(taken)
