@@ -66,7 +66,7 @@ class Socket(socket):
 guard = _thread.RLock()
 known: dict[int, ref[Socket]] = {}
 
-_arriving: list[tuple[object, Any]] = []
+_arriving: list[tuple[Any, ...]] = []
 """Under `guard`: in whose hand, and what: a message, the numbers that were in it, or a Socket that is not known yet."""
 _forks = 0
 """How often this process is a child: what it had begun to receive is its parent's."""
@@ -109,29 +109,27 @@ def take_descriptors(sock: Socket, wanted: bool) -> None:
 def accept(listener: Socket, hand: object = None) -> Socket:
     """The head of the queue.  Raises BlockingIOError when there is none."""
     with guard:
-        _arriving.extend(_sockets(hand, map(_number, map(_accept, (listener,)))))
-        return _adopt()
+        _arriving.extend(_entry(hand, map(_number, map(_accept, (listener,)))))
+        accepted = _adopt()
+        _arriving.pop()
+        return accepted
 
 
 def lift(sock: Socket) -> Socket:
     """The listener with a high number in its place, if the limit of descriptors lets it have one: see HIGH."""
     with guard:
-        try:
-            _arriving.extend(_sockets(sock.hand, map(fcntl, (sock,), (F_DUPFD_CLOEXEC,), (HIGH,))))
-        except OSError as exc:
-            if exc.errno is None:  # a signal handler's
-                raise
+        entries = len(_arriving)
+        attempt(_arriving.extend, _entry(sock.hand, map(fcntl, (sock,), (F_DUPFD_CLOEXEC,), (HIGH,))))
+        if len(_arriving) == entries:
             return sock
         lifted = _adopt()
+        _arriving.pop()
         close_known(sock)
         return lifted
 
 
 def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Socket], int]:
-    """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags.
-
-    Raises BlockingIOError when there is none.
-    """
+    """One message: its first bytes, its descriptors as sockets (those that are no sockets are closed), its flags."""
     with guard:
         forks, passed = _forks, []
         _arriving.extend(zip((hand,), map(_receive, (conn,)), strict=False))
@@ -141,21 +139,19 @@ def receive_message(conn: Socket, hand: object = None) -> tuple[bytes, list[Sock
         if forks != _forks:  # a signal handler's child, which has closed them, and whose handler has returned
             numbers.clear()
         while numbers:
-            number = numbers[0]
             try:
-                _arriving.extend(_sockets(hand, map(numbers.pop, (0,))))
                 passed.append(_adopt())
             except OSError as exc:
                 if exc.errno is None:  # a signal handler's
                     raise
-                os.close(number)  # no socket
+                close_first(numbers)  # no socket
         _arriving.pop()
     return message[0], passed, message[2]
 
 
-def _sockets(hand: object, numbers: Iterator[int]) -> Iterator[tuple[object, Socket]]:
-    """What to extend `_arriving` by."""
-    return zip((hand,), map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), numbers), strict=False)
+def _entry(hand: object, numbers: Iterator[int]) -> Iterator[tuple[object, list[int]]]:
+    """What to extend `_arriving` by: one number."""
+    return zip((hand,), map(list, zip(numbers, strict=False)), strict=False)
 
 
 def _numbers(message: tuple[bytes, list[tuple[int, int, bytes]], int, object]) -> list[int]:
@@ -168,14 +164,24 @@ def _numbers(message: tuple[bytes, list[tuple[int, int, bytes]], int, object]) -
 
 
 def _adopt() -> Socket:
-    hand, sock = _arriving[-1]
+    """The first of the numbers that are the last entry."""
+    hand, numbers = _arriving[-1]
+    # One call into C makes the Socket, and then takes the number away: the constructor calls audit hooks, as filelock
+    # has one, in which a signal handler can raise.
+    made = map(Socket, (AF_UNIX,), (_NONBLOCKING_STREAM,), (0,), numbers)
+    _arriving.extend(zip((hand,), made, map(numbers.pop, (0,)), strict=False))
+    sock: Socket = _arriving[-1][1]
     sock.hand = hand
     sock.role = LISTENER
     if sock.fileno() >= 0:  # not so in a signal handler's child
         known[sock.fileno()] = ref(sock)
     _arriving.pop()
-    adopted: Socket = sock
-    return adopted
+    return sock
+
+
+def close_first(numbers: list[int]) -> None:
+    """In one call into C: interrupted, and done again, it would close what has the number by then."""
+    any(map(os.close, map(numbers.pop, (0,))))
 
 
 def close(sock: Socket) -> None:
@@ -244,19 +250,15 @@ def is_connection(sock: Socket, address: bytes) -> bool:
 
 
 def sweep(hand: object) -> None:
-    """After an exception that may have struck anywhere: close what came in this hand.
-
-    Can be interrupted and done again.
-    """
+    """After an exception that may have struck anywhere: close what came in this hand.  Can be done again."""
     release_guard()
     with guard:
         for index in reversed(range(len(_arriving))):
             if _arriving[index][0] is hand:
                 _close_arriving(index)
                 del _arriving[index]
-        for sock in _known_sockets():
-            if sock.hand is hand:
-                abandon(sock)
+        for sock in [sock for sock in _known_sockets() if sock.hand is hand]:
+            abandon(sock)
 
 
 def close_inherited(moving: list[Socket | None]) -> None:
@@ -265,25 +267,20 @@ def close_inherited(moving: list[Socket | None]) -> None:
     _forks += 1
     for index in range(len(_arriving)):  # a signal handler has forked
         _close_arriving(index)
-    for sock in _known_sockets():
-        if sock not in moving:
-            abandon(sock)
+    for sock in [sock for sock in _known_sockets() if sock not in moving]:
+        abandon(sock)
 
 
 def _close_arriving(index: int) -> None:
-    hand, item = _arriving[index]
+    hand, item = _arriving[index][:2]
     if isinstance(item, tuple):
         item = _numbers(item)
         _arriving[index] = hand, item
     if isinstance(item, Socket):
         item.close()
-        return
-    while item:
-        try:  # one call into C from the list to the close: to close a number twice closes somebody else's
-            any(map(os.close, map(item.pop, (0,))))
-        except OSError as exc:
-            if exc.errno is None:  # a signal handler's
-                raise
+    else:
+        while item:
+            attempt(close_first, item)
 
 
 def release_guard() -> None:

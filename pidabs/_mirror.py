@@ -11,7 +11,7 @@ import os
 import stat
 from _warnings import warn
 
-from ._descriptors import guard
+from ._descriptors import close_first, guard
 from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift_file
 
 _MODE = 0o644
@@ -100,7 +100,7 @@ class Mirror:
         while self._opened:
             open_files.pop(self._opened[0], None)
             self.fd = -1
-            attempt(_close_first, self._opened)
+            attempt(close_first, self._opened)
 
     def _end(self) -> None:
         self._opened.clear()
@@ -219,11 +219,6 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _unlink(path: str) -> None:
     attempt(os.unlink, path)
-
-
-def _close_first(numbers: list[int]) -> None:
-    """In one call into C: interrupted, and done again, it would close what has the number by then."""
-    any(map(os.close, map(numbers.pop, (0,))))
 
 
 def _flock(fd: int) -> None:

@@ -663,6 +663,44 @@ def test_sweep_leaves_an_inherited_listener(name: str, monkeypatch: pytest.Monke
     lock.acquire(0).release()
 
 
+AUDITED = """
+    import pidabs
+    from pidabs import _descriptors
+    class Injected(BaseException): pass
+    def hook(event, args):
+        if event == "socket.__new__" and _descriptors._arriving:
+            raise Injected
+    sys.addaudithook(hook)
+    before = os.listdir("/proc/self/fd")
+    lock = pidabs.Lock(sys.argv[1], mirror=sys.argv[2] == "lifted")
+    say("asks")
+    try:
+        lock.acquire()
+    except Injected:
+        pass
+    say(lock.held, os.listdir("/proc/self/fd") == before)
+    listen()
+"""
+
+
+@pytest.mark.parametrize("way", ["granted", "lifted"])
+def test_audit_hook_that_raises_as_a_socket_is_made_of_a_number(tmp_path: Path, way: str) -> None:
+    """As a signal handler may in one: filelock has a hook, in Python, which runs in the middle of our calls into C."""
+    path = str(tmp_path / "x")
+    lock = pidabs.Lock(path)
+    if way == "granted":
+        lock.acquire()
+    with child(AUDITED, args=(path, way)) as process:
+        process.expect("asks")
+        if way == "granted":
+            wait_until(lambda: lock.waiters() == 1, "it waits")
+            lock.release()
+        process.expect("False True")
+        lock.acquire(PATIENCE).release()
+        assert os.listdir(tmp_path) == []
+        process.tell()
+
+
 @pytest.mark.parametrize("task", [False, True])
 def test_interrupted_wait_leaves_the_others_of_this_process_alone(name: str, task: bool) -> None:
     """A second copy of pidabs, a C library: whoever else here holds the lock keeps it."""
