@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import _thread
-import os
 from _operator import itemgetter, methodcaller
 from _socket import socket
 from _weakref import ref
@@ -34,6 +33,7 @@ from ._linux import (
     SOCK_STREAM,
     SOL_SOCKET,
     attempt,
+    close_first,
     fcntl,
 )
 from ._names import PREFIX
@@ -177,11 +177,6 @@ def _adopt() -> Socket:
         known[sock.fileno()] = ref(sock)
     _arriving.pop()
     return sock
-
-
-def close_first(numbers: list[int]) -> None:
-    """In one call into C: interrupted, and done again, it would close what has the number by then."""
-    any(map(os.close, map(numbers.pop, (0,))))
 
 
 def close(sock: Socket) -> None:

@@ -169,13 +169,18 @@ def is_file(fd: int, identity: tuple[int, int]) -> bool:
     return attempt(file_identity, fd) == identity
 
 
+def close_first(numbers: list[int]) -> None:
+    """In one call into C: interrupted, and done again, it would close what has the number by then."""
+    any(map(os.close, map(numbers.pop, (0,))))
+
+
 def lift_file(opened: list[int]) -> int:
     """Give the one file that is opened a high number, if the limit of descriptors lets it have one: its new number.
 
     The list has what is open at any moment, also when a signal handler raises."""
     attempt(opened.extend, map(fcntl, opened[:], (F_DUPFD_CLOEXEC,), (HIGH,)))
     if len(opened) > 1:
-        any(map(os.close, map(opened.pop, (0,))))  # at once, or not at all: in one call into C
+        close_first(opened)
     return opened[0]
 
 

@@ -11,8 +11,8 @@ import os
 import stat
 from _warnings import warn
 
-from ._descriptors import close_first, guard
-from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, file_identity, flock, is_file, lift_file
+from ._descriptors import guard
+from ._linux import LOCK_EX, LOCK_NB, O_CLOEXEC, attempt, close_first, file_identity, flock, is_file, lift_file
 
 _MODE = 0o644
 _TRIES = 100  # more forks than one thread can make meanwhile

@@ -214,14 +214,15 @@ class Ownership:
             sock = self._sock
             if sock is None or sock not in _held.held or _inherit.is_moving(self):
                 return
+            if not _descriptors.is_listener(sock, self.address):
+                return
             hand: list[Socket] = []
             try:
-                if _descriptors.is_listener(sock, self.address):
-                    for inode in attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or ():
-                        connection = None if inode else attempt(_descriptors.accept, sock, hand)
-                        if connection is None:
-                            return
-                        _descriptors.close(connection)
+                for inode in attempt(_diag.queue, os.fstat(sock.fileno()).st_ino) or ():
+                    connection = None if inode else attempt(_descriptors.accept, sock, hand)
+                    if connection is None:
+                        return
+                    _descriptors.close(connection)
             except BaseException:
                 _descriptors.sweep(hand)
                 raise

@@ -206,7 +206,6 @@ def test_cancelled_at_every_step(run: Run[None], name: str) -> None:
     """A holder lets go after i steps of the loop, its waiter is cancelled after k: the lock is never lost nor stuck."""
 
     async def main() -> None:
-        gc.collect()  # what other tests have left
         before = open_descriptors(settled=True)
         taken = 0
         for let_go in range(12):
